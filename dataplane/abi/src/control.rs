@@ -1,0 +1,503 @@
+//! Messages of the control socket: one JSON object a line (newline-delimited JSON), both ways.
+//!
+//! ```text
+//! client                                   afnetd
+//!   {"op":"hello","version":1}       ->
+//!                                    <-    {"ok":{"hello":{"version":1,...}}}
+//!   {"op":"attach","kind":"udp"}     ->
+//!                                    <-    {"ok":{"attached":{...}}}   + memfd, wake, doorbells (SCM_RIGHTS)
+//!   {"op":"claim","port":53}         ->    + bound sockets (SCM_RIGHTS)
+//!                                    <-    {"ok":{"claimed":{...}}}
+//! ```
+//!
+//! * The first request is [`Request::Hello`]; a version that the daemon does not speak is refused.
+//! * One reply for each request, in order. After [`Request::Monitor`] the daemon sends [`Event`] lines until the
+//!   client closes.
+//! * File descriptors travel with the first byte of the line they belong to, at most [`MAX_FDS`].
+//! * A line is at most [`MAX_LINE`] bytes; a longer one, or one that is not a request, closes the connection after
+//!   an error reply.
+//! * An attachment lives as long as the connection that made it.
+//! * Admin requests need root or the socket's group. `Attach`, `Claim`, `Unclaim` and `Hello` need nothing: the
+//!   compartment is that of the caller's cgroup. Naming another compartment in `Attach` is an admin request.
+
+use alloc::{string::String, vec::Vec};
+use core::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::vlan::Vlan;
+
+/// Longest line in bytes, newline included.
+pub const MAX_LINE: usize = 1 << 20;
+/// Most file descriptors with one line: memfd, wake and a doorbell for each worker.
+pub const MAX_FDS: usize = 2 + crate::shm::MAX_WORKERS;
+/// Most bytes in a compartment's name. Letters, digits, `.`, `_`, `-`, not starting with `.` or `-`.
+pub const MAX_NAME: usize = 63;
+
+/// What a client asks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Request {
+    /// Opens the conversation. `version` is [`crate::ABI_VERSION`] of the client.
+    Hello {
+        /// The client's [`crate::ABI_VERSION`].
+        version: u32,
+    },
+    /// Creates a compartment. Admin.
+    Add {
+        /// Its name, unique in the instance.
+        name: String,
+        /// What it may do; absent fields keep their defaults.
+        #[serde(default)]
+        policy: Policy,
+    },
+    /// Removes a compartment with its addresses and endpoints. Admin.
+    Del {
+        /// Its name.
+        name: String,
+        /// Also when processes live in it.
+        #[serde(default)]
+        force: bool,
+    },
+    /// All compartments, in order of name.
+    List {},
+    /// One compartment.
+    Show {
+        /// Its name.
+        name: String,
+    },
+    /// Gives an address or a delegated prefix to a compartment. Admin.
+    AddrAdd {
+        /// What and where.
+        address: AddressSpec,
+        /// The owner.
+        name: String,
+    },
+    /// Takes an address back. Admin.
+    AddrDel {
+        /// Which. `fast_only` and `prefix_len` of an address (not a delegation) are ignored.
+        address: AddressSpec,
+        /// If given, must be the owner.
+        #[serde(default)]
+        name: Option<String>,
+    },
+    /// Addresses, all of them or those that match every given field.
+    AddrList {
+        /// Owner.
+        #[serde(default)]
+        name: Option<String>,
+        /// Device.
+        #[serde(default)]
+        dev: Option<String>,
+        /// VLAN.
+        #[serde(default)]
+        vlan: Option<Vlan>,
+        /// 4 or 6.
+        #[serde(default)]
+        family: Option<u8>,
+    },
+    /// Counters: the devices', and those of the named compartment or all.
+    Stats {
+        /// Only this compartment.
+        #[serde(default)]
+        name: Option<String>,
+    },
+    /// Attached endpoints, of one compartment or all.
+    Endpoints {
+        /// Only this compartment.
+        #[serde(default)]
+        name: Option<String>,
+    },
+    /// Devices, workers, modes and limits of the daemon.
+    Status {},
+    /// Turns the connection into a stream of [`Event`]s.
+    Monitor {},
+    /// The cgroup v2 directory of a compartment, made if needed; a process is placed by writing its pid to
+    /// `cgroup.procs` there. Admin.
+    Cgroup {
+        /// The compartment.
+        name: String,
+    },
+    /// Creates an endpoint. The reply carries the memfd, the wake eventfd and one doorbell eventfd for each worker.
+    Attach {
+        /// Kind of endpoint.
+        kind: EndpointKind,
+        /// The compartment; absent: that of the caller's cgroup. Naming one is an admin request.
+        #[serde(default)]
+        name: Option<String>,
+        /// Bytes of each RX ring; absent: the daemon's default.
+        #[serde(default)]
+        rx_len: Option<u64>,
+        /// Bytes of each TX ring; absent: the daemon's default.
+        #[serde(default)]
+        tx_len: Option<u64>,
+    },
+    /// Claims UDP ports for this connection's endpoint. One bound kernel UDP socket for each address that the
+    /// kernel holds comes along as proof that the port is the caller's (not for `fast_only` addresses, nor for
+    /// blocks).
+    Claim {
+        /// First port; 0 asks for any free one (only with `count` 1).
+        port: u16,
+        /// Number of ports from `port` on: 1, or a block.
+        #[serde(default = "one")]
+        count: u16,
+        /// Only datagrams to this address; absent: to any of the compartment's.
+        #[serde(default)]
+        address: Option<IpAddr>,
+    },
+    /// Gives claimed ports back.
+    Unclaim {
+        /// First port of the claim.
+        port: u16,
+        /// As in the claim.
+        #[serde(default)]
+        address: Option<IpAddr>,
+    },
+}
+
+fn one() -> u16 {
+    1
+}
+
+/// What a compartment may do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Policy {
+    /// Token bucket of the fast path: packets per second; 0: unlimited.
+    pub rate_pps: u32,
+    /// Depth of the bucket in packets; 0 with a rate: a tenth of a second's worth.
+    pub burst: u32,
+}
+
+/// An address or prefix and the realm it lives in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AddressSpec {
+    /// The address, or the prefix's first address.
+    pub address: IpAddr,
+    /// Of an address: the on-link prefix. Of a delegated prefix: its length.
+    pub prefix_len: u8,
+    /// Device name.
+    pub dev: String,
+    /// VLAN of the realm.
+    #[serde(default)]
+    pub vlan: Vlan,
+    /// The whole prefix belongs to the compartment (longest match wins), not just the address.
+    #[serde(default)]
+    pub delegated: bool,
+    /// The kernel's device does not get the address: the fast path alone owns it.
+    #[serde(default)]
+    pub fast_only: bool,
+}
+
+/// Kind of an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EndpointKind {
+    /// Datagrams of claimed UDP ports.
+    Udp,
+    /// All IP packets of the compartment; one for a compartment.
+    Raw,
+}
+
+/// A reply line: `{"ok":...}` or `{"error":...}`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reply {
+    /// Done.
+    Ok(Answer),
+    /// Refused; nothing changed.
+    Error(Refusal),
+}
+
+/// Why a request was refused: what was tried, what the kernel answered, what to do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// Symbolic errno: `EADDRINUSE`, `ENOENT`, `EPERM` ...
+    pub code: String,
+    /// The number behind it on this machine.
+    pub errno: i32,
+    /// For a person.
+    pub message: String,
+}
+
+/// What a request yields.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Answer {
+    /// Nothing to say.
+    Done,
+    /// To [`Request::Hello`].
+    Hello {
+        /// The daemon's [`crate::ABI_VERSION`].
+        version: u32,
+        /// The daemon's instance name.
+        instance: String,
+        /// Random number of this run of the daemon; another one after a restart.
+        run: u64,
+    },
+    /// To [`Request::List`] and [`Request::Show`].
+    Compartments(Vec<Compartment>),
+    /// To [`Request::AddrList`].
+    Addresses(Vec<Address>),
+    /// To [`Request::Stats`].
+    Stats(Stats),
+    /// To [`Request::Endpoints`].
+    Endpoints(Vec<Endpoint>),
+    /// To [`Request::Status`].
+    Status(Status),
+    /// To [`Request::Cgroup`].
+    Cgroup {
+        /// Absolute path of the directory.
+        path: String,
+    },
+    /// To [`Request::Attach`], with the file descriptors memfd, wake, doorbell 0, doorbell 1 ...
+    Attached {
+        /// The endpoint's number, unique in the daemon's run.
+        endpoint: u64,
+        /// The compartment's name.
+        name: String,
+        /// Number of workers: ring pairs and doorbells.
+        workers: u32,
+        /// Bytes of each RX ring.
+        rx_len: u64,
+        /// Bytes of each TX ring.
+        tx_len: u64,
+        /// The compartment's addresses as they are now.
+        addresses: Vec<Address>,
+    },
+    /// To [`Request::Claim`].
+    Claimed {
+        /// The port, or the block's first.
+        port: u16,
+        /// Number of ports.
+        count: u16,
+    },
+}
+
+/// A compartment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Compartment {
+    /// Name.
+    pub name: String,
+    /// Number: the slot in BPF maps and workers; reused after removal.
+    pub id: u32,
+    /// What it may do.
+    pub policy: Policy,
+    /// Number of addresses and prefixes.
+    pub addresses: u32,
+    /// Number of attached endpoints.
+    pub endpoints: u32,
+}
+
+/// State of an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AddressState {
+    /// In use.
+    Ok,
+    /// Probed, not yet in use: nothing is answered for it (RFC 4862 5.4, RFC 5227 2.1).
+    Tentative,
+    /// Another host has it.
+    Duplicate,
+}
+
+/// An address or prefix with its owner.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Address {
+    /// What and where.
+    #[serde(flatten)]
+    pub spec: AddressSpec,
+    /// Owner's name.
+    pub name: String,
+    /// State.
+    pub state: AddressState,
+}
+
+/// One counter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counter {
+    /// Name as in the counter table, lower case with underscores.
+    pub name: String,
+    /// Value since the daemon started.
+    pub value: u64,
+}
+
+/// Counters of the daemon.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stats {
+    /// By device: the XDP program's and the queues'.
+    pub devices: Vec<Counters>,
+    /// By worker.
+    pub workers: Vec<Counters>,
+    /// By compartment: the XDP program's and the workers'.
+    pub compartments: Vec<Counters>,
+}
+
+/// Counters of one thing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counters {
+    /// Device, worker or compartment.
+    pub name: String,
+    /// Counters that are not zero, in the table's order.
+    pub counters: Vec<Counter>,
+}
+
+/// An attached endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// Number.
+    pub endpoint: u64,
+    /// Compartment's name.
+    pub name: String,
+    /// Kind.
+    pub kind: EndpointKind,
+    /// Process that attached.
+    pub pid: u32,
+    /// Claimed ports: first, count, address.
+    pub claims: Vec<ClaimSpec>,
+}
+
+/// A claim.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClaimSpec {
+    /// First port.
+    pub port: u16,
+    /// Number of ports.
+    pub count: u16,
+    /// Only this address, if set.
+    #[serde(default)]
+    pub address: Option<IpAddr>,
+}
+
+/// The daemon at a glance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Instance name.
+    pub instance: String,
+    /// Process id.
+    pub pid: u32,
+    /// Devices.
+    pub devices: Vec<DeviceStatus>,
+    /// CPU of each worker, absent if not pinned.
+    pub workers: Vec<Option<u32>>,
+    /// Wake mode: `busy`, `adaptive` or `interrupt`.
+    pub wake: String,
+}
+
+/// A device that the daemon owns.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceStatus {
+    /// Name.
+    pub name: String,
+    /// Interface index.
+    pub ifindex: u32,
+    /// MAC address, `aa:bb:cc:dd:ee:ff`.
+    pub mac: String,
+    /// MTU in bytes.
+    pub mtu: u32,
+    /// Number of queues.
+    pub queues: u32,
+    /// `zero-copy`, `copy` or `generic`.
+    pub mode: String,
+    /// Why each better mode was refused.
+    pub refused: Vec<String>,
+}
+
+/// A line of the event stream.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum Event {
+    /// A compartment was added.
+    Added {
+        /// Name.
+        name: String,
+    },
+    /// A compartment was removed.
+    Deleted {
+        /// Name.
+        name: String,
+    },
+    /// An address was added or changed its state.
+    Address(Address),
+    /// An address was removed.
+    AddressDeleted(Address),
+    /// An endpoint was attached.
+    Attached {
+        /// Number.
+        endpoint: u64,
+        /// Compartment.
+        name: String,
+        /// Process.
+        pid: u32,
+    },
+    /// An endpoint went away.
+    Detached {
+        /// Number.
+        endpoint: u64,
+        /// Compartment.
+        name: String,
+        /// Why: `closed`, `deleted`, or the tenant's violation.
+        reason: String,
+    },
+    /// Another host uses one of our addresses (RFC 5227 2.4, RFC 4862 5.4.5).
+    Conflict {
+        /// The address.
+        address: IpAddr,
+        /// Device.
+        dev: String,
+        /// VLAN.
+        vlan: Vlan,
+        /// Owner's name.
+        name: String,
+        /// The other host's MAC address.
+        mac: String,
+    },
+    /// The reader was too slow: this many events were not sent.
+    Lost {
+        /// Number of events.
+        count: u64,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::string::ToString;
+
+    #[test]
+    fn a_request_reads_as_documented() {
+        let json = r#"{"op":"claim","port":53}"#;
+        let claim: Request = serde_json::from_str(json).unwrap();
+        assert_eq!(claim, Request::Claim { port: 53, count: 1, address: None });
+        let json = r#"{"op":"addr-add","name":"a","address":{"address":"192.0.2.1","prefix_len":24,"dev":"eth0","vlan":"10.7"}}"#;
+        let Request::AddrAdd { address, .. } = serde_json::from_str(json).unwrap() else { panic!() };
+        assert_eq!(address.vlan.to_string(), "10.7");
+        assert!(!address.delegated && !address.fast_only);
+    }
+
+    #[test]
+    fn unknown_fields_and_requests_are_refused() {
+        for json in [r#"{"op":"list","x":1}"#, r#"{"op":"nonsense"}"#, r#"{}"#, "null", r#"{"op":"add"}"#] {
+            assert!(serde_json::from_str::<Request>(json).is_err(), "{json}");
+        }
+    }
+
+    #[test]
+    fn an_address_is_flat() {
+        let spec = AddressSpec {
+            address: "2001:db8::1".parse().unwrap(),
+            prefix_len: 64,
+            dev: "eth0".to_string(),
+            vlan: Vlan::NONE,
+            delegated: false,
+            fast_only: true,
+        };
+        let address = Address { spec, name: "a".to_string(), state: AddressState::Tentative };
+        let json =
+            serde_json::to_string(&Reply::Ok(Answer::Addresses(alloc::vec![address.clone()]))).unwrap();
+        assert!(json.contains(r#""dev":"eth0""#) && json.contains(r#""state":"tentative""#), "{json}");
+        let Reply::Ok(Answer::Addresses(back)) = serde_json::from_str(&json).unwrap() else { panic!() };
+        assert_eq!(back, [address]);
+    }
+}
