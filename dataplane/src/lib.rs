@@ -1,1 +1,32 @@
-//! Nothing here yet.
+//! afnet's dataplane: pinned workers that move packets between AF_XDP sockets and tenants' rings.
+//!
+//! ```text
+//!  control thread                         worker threads (one for each CPU given)
+//!  +-----------+   Command (crossbeam)   +------------------------------------------+
+//!  | Dataplane | ----------------------> | queues: UMEM, anchor, RX-only sockets    |
+//!  |           | <---------------------- | endpoints: one RX and one TX ring each   |
+//!  +-----------+   Event + notify()      | routes, reassembly, counters             |
+//!                                        +------------------------------------------+
+//! ```
+//!
+//! | module | what | thread |
+//! |---|---|---|
+//! | [`config`] | settings and the things control describes: devices, host link, addresses | control |
+//! | [`handle`] | [`Dataplane`]: the public API | control |
+//! | [`route`] | questions to control and its answers | both |
+//! | [`counters`] | one table: enum, names, help; snapshots | workers write, control reads |
+//! | [`error`], [`event`] | what goes wrong, what control must hear | both |
+
+pub mod config;
+pub mod counters;
+pub mod error;
+pub mod event;
+pub mod route;
+
+pub use config::{
+    Config, Device, EndpointKind, HostLink, ModePreference, ModeReport, OwnedAddress, QueueMode, WakeMode,
+};
+pub use counters::{Counter, Snapshot};
+pub use error::Error;
+pub use event::{Event, FrameAudit, QueueAudit};
+pub use route::{Route, RouteKey};

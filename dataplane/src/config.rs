@@ -1,0 +1,172 @@
+//! Settings of the dataplane, and descriptions of what control hands to it.
+
+use std::net::IpAddr;
+
+use afnet_abi::vlan::Vlan;
+
+/// What a worker does when it finds nothing to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WakeMode {
+    /// Never sleeps; yields the CPU between empty loops. Lowest latency, a whole CPU.
+    Busy,
+    /// Spins (yielding) for some tens of microseconds after the last work, then sleeps until a socket or a
+    /// doorbell calls.
+    #[default]
+    Adaptive,
+    /// Sleeps as soon as there is nothing to do.
+    Interrupt,
+}
+
+/// Settings, fixed for the life of a [`crate::Dataplane`].
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// One worker for each entry, pinned to that CPU if given. 1 to [`afnet_abi::shm::MAX_WORKERS`] entries.
+    pub workers: Vec<Option<usize>>,
+    /// How workers wait.
+    pub wake: WakeMode,
+    /// Bytes of a UMEM frame: 2048 or 4096. Longer frames take several (multi-buffer).
+    pub frame_size: u32,
+    /// Frames in the UMEM of each queue; power of two, at least 512. Memory: `frame_size` times this.
+    pub frames_per_queue: u32,
+    /// Descriptors in the RX and TX rings of anchor sockets; power of two.
+    pub rx_ring: u32,
+    /// Descriptors in the RX ring of each compartment's socket; power of two. Bounds a burst that a compartment
+    /// survives without loss.
+    pub compartment_rx_ring: u32,
+    /// Number of slots, slot 0 (the host's) included: the size of the BPF maps.
+    pub slots: u32,
+    /// Bytes of unfinished fragments that each compartment may hold, in each worker.
+    pub reassembly_bytes: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            workers: vec![None],
+            wake: WakeMode::default(),
+            frame_size: 2048,
+            frames_per_queue: 8192,
+            rx_ring: 2048,
+            compartment_rx_ring: 2048,
+            slots: 4096,
+            reassembly_bytes: 256 << 10,
+        }
+    }
+}
+
+/// How AF_XDP sockets are to be bound.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ModePreference {
+    /// Zero-copy, else copy.
+    #[default]
+    Best,
+    /// Copy mode even if the driver could do without.
+    Copy,
+    /// Zero-copy or an error.
+    ZeroCopy,
+}
+
+/// Mode that a queue's sockets run in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QueueMode {
+    /// The device writes into the UMEM.
+    ZeroCopy,
+    /// The kernel copies into the UMEM.
+    Copy,
+}
+
+/// How the sockets of a device were bound, and why not better.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModeReport {
+    /// Mode of all its queues.
+    pub mode: QueueMode,
+    /// Frames may take several UMEM frames (XDP_USE_SG).
+    pub multi_buffer: bool,
+    /// Preferred busy polling (SO_PREFER_BUSY_POLL) is on.
+    pub busy_poll: bool,
+    /// For each better mode that was tried: its name and what the kernel answered.
+    pub refused: Vec<(&'static str, String)>,
+}
+
+/// A device that afnetd owns.
+#[derive(Debug)]
+pub struct Device {
+    /// Interface name, in the network namespace of the calling thread.
+    pub name: String,
+    /// Interface index.
+    pub ifindex: u32,
+    /// MAC address.
+    pub mac: [u8; 6],
+    /// MTU in bytes, Ethernet header not included.
+    pub mtu: u32,
+    /// Number of RX/TX queues.
+    pub queues: u32,
+    /// Which socket mode to try.
+    pub want: ModePreference,
+}
+
+/// The worker's side of the veth pair to the kernel.
+#[derive(Debug)]
+pub struct HostLink {
+    /// Interface name of the worker's side.
+    pub name: String,
+    /// Interface index of the worker's side.
+    pub ifindex: u32,
+    /// MAC address of the worker's side.
+    pub mac: [u8; 6],
+    /// MAC address of the kernel's side: destination of what is delivered to the host.
+    pub kernel_mac: [u8; 6],
+    /// MTU in bytes of the pair.
+    pub mtu: u32,
+    /// Number of queues of the worker's side.
+    pub queues: u32,
+}
+
+/// Kind of an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndpointKind {
+    /// Datagrams of claimed UDP ports.
+    Udp,
+    /// All IP packets of the compartment; at most one for a compartment.
+    Raw,
+}
+
+/// An address or delegated prefix of a compartment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OwnedAddress {
+    /// The address, or the prefix's first.
+    pub addr: IpAddr,
+    /// Of an address: the on-link prefix; of a delegated prefix: its length.
+    pub prefix_len: u8,
+    /// Device of the realm.
+    pub ifindex: u32,
+    /// VLAN of the realm.
+    pub vlan: Vlan,
+    /// The whole prefix is the compartment's.
+    pub delegated: bool,
+    /// May be a source (not tentative, not duplicate).
+    pub usable: bool,
+    /// The kernel does not have it.
+    pub fast_only: bool,
+}
+
+impl OwnedAddress {
+    /// Whether `addr` is this address or within this delegated prefix.
+    pub fn covers(&self, addr: IpAddr) -> bool {
+        if !self.delegated {
+            return self.addr == addr;
+        }
+        match (self.addr, addr) {
+            (IpAddr::V4(net), IpAddr::V4(a)) => {
+                let bits = u32::from(self.prefix_len.min(32));
+                let shift = 32 - bits;
+                (net.to_bits() ^ a.to_bits()).checked_shr(shift).unwrap_or(0) == 0
+            }
+            (IpAddr::V6(net), IpAddr::V6(a)) => {
+                let shift = 128 - u32::from(self.prefix_len.min(128));
+                (net.to_bits() ^ a.to_bits()).checked_shr(shift).unwrap_or(0) == 0
+            }
+            _ => false,
+        }
+    }
+}
