@@ -1,1 +1,24 @@
-//! Nothing here yet.
+//! Test beds for afnet: network namespaces, veth pairs, processes and packets, each a guard that cleans up
+//! when it is dropped, after a panic too. Needs root; never touches an interface that it did not make.
+//!
+//! | module | contents |
+//! |---|---|
+//! | [`netns`] | a network namespace: run a closure, a command or a process in it |
+//! | [`veth`] | a pair of interfaces between two namespaces |
+//! | [`process`] | a process that is killed, by its id, when the guard goes |
+//! | [`packet`] | frames: small builders over etherparse |
+//! | [`wire`] | raw sender and receiver on an interface (AF_PACKET) |
+//! | [`wait`] | waiting for a condition, bounded, instead of sleeping |
+//! | [`bed`] | the usual bed: a host with a device, a peer that is the plain kernel stack |
+//! | [`afnetd`] | a daemon on a bed and the CLI against it |
+//!
+//! Helpers panic with what was tried and what the kernel answered: a failed set-up is a failed test.
+
+pub mod afnetd;
+pub mod bed;
+pub mod netns;
+pub mod packet;
+pub mod process;
+pub mod veth;
+pub mod wait;
+pub mod wire;

@@ -1,0 +1,4 @@
+//! Integration tests: afnetd and tenants in a network namespace, the kernel's own stack in another as the peer
+//! that judges. One module for each subject. Root is needed.
+
+mod harness;
