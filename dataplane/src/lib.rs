@@ -16,11 +16,13 @@
 //! | [`route`] | questions to control and its answers | both |
 //! | [`counters`] | one table: enum, names, help; snapshots | workers write, control reads |
 //! | [`error`], [`event`] | what goes wrong, what control must hear | both |
+//! | [`net`] | packets as the wire has them: parsing, headers, checksums, fragments, route cache | each worker its own |
 
 pub mod config;
 pub mod counters;
 pub mod error;
 pub mod event;
+pub mod net;
 pub mod route;
 
 pub use config::{
