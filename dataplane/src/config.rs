@@ -1,8 +1,18 @@
 //! Settings of the dataplane, and descriptions of what control hands to it.
 
-use std::net::IpAddr;
+use std::{
+    fmt, io,
+    net::IpAddr,
+    os::fd::{BorrowedFd, OwnedFd},
+    sync::atomic::AtomicU64,
+};
 
-use afnet_abi::vlan::Vlan;
+use afnet_abi::{
+    shm::{self, MAX_WORKERS},
+    vlan::Vlan,
+};
+
+use crate::error::Error;
 
 /// What a worker does when it finds nothing to do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,6 +64,62 @@ impl Default for Config {
     }
 }
 
+impl Config {
+    /// Checks all numbers.
+    pub(crate) fn validate(&self) -> Result<(), Error> {
+        let bad = |what: String| Err(Error::Config(what));
+        if self.workers.is_empty() || self.workers.len() > MAX_WORKERS {
+            return bad(format!("{} workers, must be 1 to {MAX_WORKERS}", self.workers.len()));
+        }
+        if !matches!(self.frame_size, 2048 | 4096) {
+            return bad(format!("frame size {}, must be 2048 or 4096", self.frame_size));
+        }
+        let powers = [
+            ("frames per queue", self.frames_per_queue, 512, 1 << 20),
+            ("RX ring", self.rx_ring, 64, 1 << 15),
+            ("compartment RX ring", self.compartment_rx_ring, 64, 1 << 15),
+        ];
+        for (what, value, least, most) in powers {
+            if !value.is_power_of_two() || !(least..=most).contains(&value) {
+                return bad(format!("{what} {value}, must be a power of two from {least} to {most}"));
+            }
+        }
+        if !(2..=1 << 20).contains(&self.slots) {
+            return bad(format!("{} slots, must be 2 to {}", self.slots, 1 << 20));
+        }
+        // Below the longest packet nothing useful can be put together.
+        if self.reassembly_bytes < shm::MAX_PAYLOAD {
+            return bad(format!(
+                "{} bytes for reassembly, must be {} at least",
+                self.reassembly_bytes,
+                shm::MAX_PAYLOAD
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// XSKMAP of a device: where the XDP program finds the socket of a (slot, queue). `afnet_bpf::Sockets` is one.
+pub trait SocketMap: fmt::Debug + Send {
+    /// Enters a socket.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    fn set(&self, slot: u32, queue: u32, socket: BorrowedFd<'_>) -> io::Result<()>;
+
+    /// Takes it out; absent is fine.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    fn clear(&self, slot: u32, queue: u32) -> io::Result<()>;
+}
+
+/// Bitmap of a device in which the XDP program marks slots that got something. `afnet_bpf::Dirty` is one.
+pub trait DirtyMap: fmt::Debug + Send + Sync {
+    /// Words of a queue: bit `slot % 64` of word `slot / 64`. Set by XDP, cleared by the worker.
+    fn words(&self, queue: u32) -> &[AtomicU64];
+}
+
 /// How AF_XDP sockets are to be bound.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ModePreference {
@@ -103,6 +169,10 @@ pub struct Device {
     pub queues: u32,
     /// Which socket mode to try.
     pub want: ModePreference,
+    /// Its XSKMAP.
+    pub sockets: Box<dyn SocketMap>,
+    /// Its dirty bitmap.
+    pub dirty: Box<dyn DirtyMap>,
 }
 
 /// The worker's side of the veth pair to the kernel.
@@ -118,8 +188,11 @@ pub struct HostLink {
     pub kernel_mac: [u8; 6],
     /// MTU in bytes of the pair.
     pub mtu: u32,
-    /// Number of queues of the worker's side.
+    /// Number of queues of the worker's side. Workers beyond that many have no way to the kernel: make it at least
+    /// the number of workers.
     pub queues: u32,
+    /// Its XSKMAP; slot 0 alone is used.
+    pub sockets: Box<dyn SocketMap>,
 }
 
 /// Kind of an endpoint.
@@ -129,6 +202,19 @@ pub enum EndpointKind {
     Udp,
     /// All IP packets of the compartment; at most one for a compartment.
     Raw,
+}
+
+/// What a new endpoint's tenant gets.
+#[derive(Debug)]
+pub struct Attachment {
+    /// The endpoint's number, never used again.
+    pub id: u64,
+    /// Shared memory, see [`afnet_abi::shm`].
+    pub memfd: OwnedFd,
+    /// eventfd that wakes the tenant.
+    pub wake: OwnedFd,
+    /// eventfd of each worker, rung by the tenant.
+    pub doorbells: Vec<OwnedFd>,
 }
 
 /// An address or delegated prefix of a compartment.

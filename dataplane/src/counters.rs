@@ -5,51 +5,64 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use crate::net::{Drop, net_drops};
+
 macro_rules! counters {
-    ($($name:ident $text:literal $help:literal;)*) => {
-        /// What is counted.
+    ([$($name:ident $text:literal $help:literal;)*] $($drop:ident $drop_text:literal $drop_help:literal;)*) => {
+        /// What is counted. Those that are named `drop_...` are packets refused by [`crate::net`].
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[repr(usize)]
         pub enum Counter {
             $(#[doc = $help] $name,)*
+            $(#[doc = $drop_help] $drop,)*
         }
 
         impl Counter {
             /// All of them, in order of their index.
-            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+            pub const ALL: &'static [Self] = &[$(Self::$name,)* $(Self::$drop,)*];
             /// How many.
             pub const COUNT: usize = Self::ALL.len();
 
             /// Lower case with underscores, as shown.
             pub const fn name(self) -> &'static str {
-                match self { $(Self::$name => $text,)* }
+                match self {
+                    $(Self::$name => $text,)*
+                    $(Self::$drop => concat!("drop_", $drop_text),)*
+                }
             }
 
             /// One line for a person.
             pub const fn help(self) -> &'static str {
-                match self { $(Self::$name => $help,)* }
+                match self {
+                    $(Self::$name => $help,)*
+                    $(Self::$drop => $drop_help,)*
+                }
+            }
+        }
+
+        impl From<Drop> for Counter {
+            fn from(reason: Drop) -> Self {
+                match reason { $(Drop::$drop => Self::$drop,)* }
             }
         }
     };
 }
 
-counters! {
+net_drops! {
+    counters
     RxFrames "rx_frames" "frames taken from AF_XDP sockets";
     RxBytes "rx_bytes" "bytes of these frames";
     RxDelivered "rx_delivered" "datagrams or packets written into an endpoint's RX ring";
     RxDeliveredBytes "rx_delivered_bytes" "payload bytes of these";
     RxRingFull "rx_ring_full" "dropped: the endpoint's RX ring was full";
-    RxMalformed "rx_malformed" "dropped: headers or lengths are wrong";
-    RxBadIpChecksum "rx_bad_ip_checksum" "dropped: IPv4 header checksum";
-    RxBadChecksum "rx_bad_checksum" "dropped: UDP checksum, or a zero one over IPv6";
+    RxSocketFull "rx_socket_full" "dropped by the kernel: the compartment's AF_XDP socket was full";
+    RxSocketDrop "rx_socket_drop" "dropped by the kernel at the compartment's AF_XDP socket: no frame free, or too long";
     RxFragments "rx_fragments" "fragments received";
     RxReassembled "rx_reassembled" "packets put together from fragments";
-    RxFragmentDrop "rx_fragment_drop" "fragments dropped: overlap, limits or malformed";
-    RxFragmentTimeout "rx_fragment_timeout" "unfinished packets given up after their time";
-    RxErrors "rx_errors" "ICMP errors passed to an endpoint";
+    RxErrors "rx_errors" "ICMP errors, and errors of this host's own, passed to an endpoint";
     RxReinjected "rx_reinjected" "frames handed on to the kernel: nothing on the fast path wanted them";
     RxReinjectDrop "rx_reinject_drop" "dropped: the kernel should have it, but there is no host link or no room";
-    RxTooLong "rx_too_long" "dropped: longer than 64 KiB or of too many buffers";
+    RxTooLong "rx_too_long" "dropped: longer than 64 KiB";
     RxHost "rx_host" "packets from the host itself";
     RxNoEndpoint "rx_no_endpoint" "dropped: from the host for an address or port that no endpoint has";
     TxRecords "tx_records" "records taken from endpoints' TX rings";
@@ -58,16 +71,13 @@ counters! {
     TxFrames "tx_frames" "frames given to AF_XDP sockets";
     TxFragmented "tx_fragmented" "datagrams that had to be fragmented";
     TxSegmented "tx_segmented" "records that were cut into segments";
-    TxTooBig "tx_too_big" "dropped: above the path MTU with Don't Fragment, or above 64 KiB";
+    TxRecordInvalid "tx_record_invalid" "dropped: a record that makes no sense";
     TxNotClaimed "tx_not_claimed" "dropped: local port that the endpoint has not claimed";
     TxSpoofed "tx_spoofed" "dropped: source address that is not the compartment's";
-    TxForbidden "tx_forbidden" "dropped: raw packet of a protocol that only the host speaks";
-    TxMalformed "tx_malformed" "dropped: raw packet or record that makes no sense";
     TxUnreachable "tx_unreachable" "dropped: no route, or the next hop does not answer";
-    TxPending "tx_pending" "waited for a next hop";
-    TxPendingFull "tx_pending_full" "dropped: too many wait for a next hop";
+    TxWaited "tx_waited" "waited for a next hop";
     TxNoQueue "tx_no_queue" "dropped: this worker has no queue on the device";
-    TxNoFrame "tx_no_frame" "put off: no free frame or no room in the device's TX ring";
+    TxPutOff "tx_put_off" "times a record had to wait for a free frame or room in the device's TX ring";
     TxLocal "tx_local" "datagrams or packets delivered to a compartment of this host";
     TxLocalDrop "tx_local_drop" "local deliveries dropped: no endpoint and no host link, or its ring was full";
     TxHost "tx_host" "datagrams or packets handed to the host itself";
@@ -89,7 +99,6 @@ impl Default for Counters {
     }
 }
 
-#[expect(dead_code, reason = "the workers come in a following change")]
 impl Counters {
     /// Adds `n`. By the one writer only: a load and a store, not an atomic addition.
     #[inline]

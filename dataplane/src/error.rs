@@ -60,7 +60,6 @@ fn describe(refused: &[(&'static str, String)]) -> String {
 }
 
 impl Error {
-    #[expect(dead_code, reason = "the workers come in a following change")]
     pub(crate) fn io(what: impl Into<String>, source: impl Into<io::Error>) -> Self {
         Self::Io { what: what.into(), source: source.into() }
     }

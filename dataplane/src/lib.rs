@@ -16,19 +16,28 @@
 //! | [`route`] | questions to control and its answers | both |
 //! | [`counters`] | one table: enum, names, help; snapshots | workers write, control reads |
 //! | [`error`], [`event`] | what goes wrong, what control must hear | both |
+//! | `reaper` | closes compartments' sockets | its own |
+//! | `worker` | the batch loop: rx, tx, delivery, wake policy | worker |
+//! | `xsk` | AF_XDP: UMEM, frame tokens, sockets | made by control, used by a worker |
 //! | [`net`] | packets as the wire has them: parsing, headers, checksums, fragments, route cache | each worker its own |
 
 pub mod config;
 pub mod counters;
 pub mod error;
 pub mod event;
+pub mod handle;
 pub mod net;
+mod reaper;
 pub mod route;
+mod worker;
+mod xsk;
 
 pub use config::{
-    Config, Device, EndpointKind, HostLink, ModePreference, ModeReport, OwnedAddress, QueueMode, WakeMode,
+    Attachment, Config, Device, DirtyMap, EndpointKind, HostLink, ModePreference, ModeReport, OwnedAddress,
+    QueueMode, SocketMap, WakeMode,
 };
 pub use counters::{Counter, Snapshot};
 pub use error::Error;
 pub use event::{Event, FrameAudit, QueueAudit};
+pub use handle::{Dataplane, Notify};
 pub use route::{Route, RouteKey};

@@ -1,0 +1,239 @@
+//! What a worker knows beside its queues: compartments, endpoints, routes, fragments, the clock, counters.
+//!
+//! Apart from the queues so that a frame in a UMEM can be looked at (borrowed) while all of this changes.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use afnet_abi::shm::Record;
+use crossbeam::channel::Sender;
+
+use super::{
+    endpoint::{RxHalf, ring},
+    slot::Slot,
+};
+use crate::{
+    config::Config,
+    counters::{Counter, Counters},
+    event::Event,
+    handle::Notify,
+    net::{
+        Address,
+        fragment::Ids,
+        hash::Key as HashKey,
+        next_hop::NextHops,
+        reassembly::{self, Reassembler},
+        route_cache::{Limits, RouteCache},
+    },
+};
+
+/// Memory for unfinished fragments of all compartments in a worker. Reserved, touched when used.
+const REASSEMBLY_TOTAL: usize = 16 << 20;
+/// Learned next hops of a worker.
+const NEXT_HOPS: usize = 4096;
+
+/// A datagram or packet that waits for its next hop.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    /// Index of the sender.
+    pub(crate) endpoint: u32,
+    /// Its id, to find out whether the index still means it.
+    pub(crate) id: u64,
+    pub(crate) record: Record,
+    pub(crate) payload: Vec<u8>,
+}
+
+/// Way to control.
+pub(crate) struct Events {
+    channel: Sender<Event>,
+    notify: Notify,
+    unnotified: bool,
+}
+
+impl std::fmt::Debug for Events {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Events").field("unnotified", &self.unnotified).finish_non_exhaustive()
+    }
+}
+
+impl Events {
+    /// Puts an event up. False if control has too many to read.
+    pub(crate) fn send(&mut self, event: Event) -> bool {
+        self.unnotified = true;
+        self.channel.try_send(event).is_ok()
+    }
+
+    /// Calls control if something was put up since the last time.
+    pub(crate) fn flush(&mut self) {
+        if std::mem::take(&mut self.unnotified) {
+            (self.notify)();
+        }
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Core {
+    /// Nanoseconds of a monotonic clock, read once a round.
+    pub(crate) now: u64,
+    /// Nanoseconds of CLOCK_REALTIME at the same moment.
+    pub(crate) realtime: u64,
+    clock: Clock,
+    pub(crate) slots: Vec<Option<Box<Slot>>>,
+    /// Exact addresses of all compartments, to find the owner of what comes from the host.
+    pub(crate) owners: HashMap<Address, u32>,
+    /// Slots that have delegated prefixes.
+    pub(crate) delegated: Vec<u32>,
+    /// Receiving halves by index.
+    pub(crate) rx: Vec<Option<Box<RxHalf>>>,
+    /// Endpoints with unpublished records.
+    touched: Vec<u32>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) reassembler: Reassembler,
+    pub(crate) routes: RouteCache<Waiting>,
+    pub(crate) hops: NextHops,
+    pub(crate) ids: Ids,
+    pub(crate) events: Events,
+    /// Buffers of what has waited, for reuse.
+    pub(crate) spare: Vec<Vec<u8>>,
+}
+
+impl Core {
+    /// Reserves everything whose size does not depend on what comes.
+    pub(crate) fn new(
+        config: &Config,
+        channel: Sender<Event>,
+        notify: Notify,
+        counters: Arc<Counters>,
+    ) -> Self {
+        let reassembly = reassembly::Config {
+            slots: config.slots,
+            bytes_per_slot: config.reassembly_bytes,
+            bytes_total: REASSEMBLY_TOTAL.max(4 * config.reassembly_bytes),
+            ..reassembly::Config::default()
+        };
+        Self {
+            now: 0,
+            realtime: 0,
+            clock: Clock::new(),
+            slots: std::iter::repeat_with(|| None).take(config.slots as usize).collect(),
+            owners: HashMap::new(),
+            delegated: Vec::new(),
+            rx: Vec::new(),
+            touched: Vec::with_capacity(1024),
+            counters,
+            reassembler: Reassembler::new(reassembly, HashKey::random()),
+            routes: RouteCache::new(Limits::default(), HashKey::random()),
+            hops: NextHops::new(NEXT_HOPS, HashKey::random()),
+            ids: Ids::new(HashKey::random()),
+            events: Events { channel, notify, unnotified: false },
+            spare: Vec::new(),
+        }
+    }
+
+    /// Reads the clock. Once a round.
+    #[inline]
+    pub(crate) fn tick(&mut self) {
+        self.now = self.clock.monotonic();
+        self.realtime = self.now.wrapping_add(self.clock.offset);
+    }
+
+    /// Follows changes of the realtime clock. A few times a second.
+    pub(crate) fn adjust_clock(&mut self) {
+        self.clock.adjust();
+    }
+
+    /// The slot, if it is in use.
+    #[inline]
+    pub(crate) fn slot(&self, slot: u32) -> Option<&Slot> {
+        self.slots.get(slot as usize)?.as_deref()
+    }
+
+    /// Counts for the worker and, if in use, the slot.
+    #[inline]
+    pub(crate) fn count(&self, slot: u32, counter: impl Into<Counter>) {
+        let counter = counter.into();
+        self.counters.inc(counter);
+        if let Some(slot) = self.slot(slot) {
+            slot.counters.inc(counter);
+        }
+    }
+
+    /// The compartment that owns `address` in any realm.
+    pub(crate) fn owner(&self, address: &Address) -> Option<u32> {
+        if let Some(slot) = self.owners.get(address) {
+            return Some(*slot);
+        }
+        let by_prefix = self.delegated.iter().filter_map(|s| Some((self.slot(*s)?.owns(address)?, *s)));
+        by_prefix.max().map(|(_, slot)| slot)
+    }
+
+    /// Builds the lookup tables of [`Core::owner`] anew. A change of addresses is rare.
+    pub(crate) fn forget_owner(&mut self, slot: u32) {
+        self.owners.retain(|_, s| *s != slot);
+        self.delegated.retain(|s| *s != slot);
+    }
+
+    /// Notes that the endpoint's RX ring has unpublished records.
+    #[inline]
+    pub(crate) fn touch(&mut self, index: u32) {
+        if let Some(endpoint) = self.rx.get_mut(index as usize).and_then(Option::as_deref_mut)
+            && !endpoint.touched
+        {
+            endpoint.touched = true;
+            self.touched.push(index);
+        }
+    }
+
+    /// Publishes what was written in this round and wakes tenants that sleep. Violations seen on the way are left to
+    /// `violated`.
+    pub(crate) fn publish(&mut self, mut violated: impl FnMut(u32)) {
+        for index in self.touched.drain(..) {
+            let Some(endpoint) = self.rx.get_mut(index as usize).and_then(Option::as_deref_mut) else {
+                continue;
+            };
+            endpoint.touched = false;
+            if endpoint.ring.publish() {
+                ring(&endpoint.wake);
+                endpoint.counters.inc(Counter::Doorbells);
+                self.counters.inc(Counter::Doorbells);
+            }
+            if endpoint.ring.violation().is_some() && !endpoint.closed {
+                violated(index);
+            }
+        }
+    }
+}
+
+/// Monotonic nanoseconds, and how far CLOCK_REALTIME is ahead of them.
+#[derive(Debug)]
+struct Clock {
+    start: std::time::Instant,
+    offset: u64,
+}
+
+impl Clock {
+    fn new() -> Self {
+        let mut clock = Self { start: std::time::Instant::now(), offset: 0 };
+        clock.adjust();
+        clock
+    }
+
+    /// Starts at one second, so that "long ago" can be expressed.
+    #[inline]
+    fn monotonic(&self) -> u64 {
+        nanoseconds(self.start.elapsed()) + 1_000_000_000
+    }
+
+    fn adjust(&mut self) {
+        let real = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, nanoseconds);
+        self.offset = real.wrapping_sub(self.monotonic());
+    }
+}
+
+fn nanoseconds(d: Duration) -> u64 {
+    u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,285 @@
+//! A device queue in the hand of its worker: the anchor, the compartments' sockets, and who of them is active.
+//!
+//! ```text
+//!  XDP sets bit      collect(): clear the bit,       visit round robin, at most a quantum of bytes each;
+//!  of the slot  ---> slot onto the active list  ---> empty for LINGER: off the list
+//!                    (and all slots every SWEEP)
+//! ```
+//!
+//! The bit is set before the frame is in the RX ring (rings are published at the end of a NAPI poll), so a slot whose
+//! bit was seen stays on the list for a while though its ring is empty; the sweep catches what slips through all the
+//! same (a bit that was cleared while XDP, on another CPU, had just found it set).
+//!
+//! Cost follows the number of active compartments: an idle one costs a bit in the words that are scanned.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use crate::{
+    config::{DirtyMap, QueueMode},
+    event::QueueAudit,
+    xsk::{Anchor, Bound, RxDesc, RxSocket},
+};
+
+/// Descriptors taken at one visit: enough to make a visit's fixed cost small, few enough that the headers prefetched
+/// for them (64 lines) stay in the first-level cache.
+pub(crate) const BATCH: usize = 64;
+
+/// Bytes that a compartment may take from the worker's time at one visit before the next one has its turn: about 40
+/// frames of full size, or a whole batch of small ones. Half of it would cost throughput with one compartment.
+const QUANTUM: usize = 64 << 10;
+
+/// How long a slot stays on the active list without work, in nanoseconds. Longer than a NAPI poll lasts (some 100 us
+/// when a softirq is long), short enough that a thousand idle slots do not stay to be visited.
+const LINGER: u64 = 2_000_000;
+
+/// What the queue is for.
+#[derive(Clone, Debug)]
+pub(crate) enum QueueKind {
+    /// A device's.
+    Device { mac: [u8; 6], mtu: u32, dirty: Arc<dyn DirtyMap>, queue: u32 },
+    /// The veth pair's to the kernel.
+    Host { mac: [u8; 6], kernel_mac: [u8; 6], mtu: u32 },
+}
+
+/// A compartment's socket.
+#[derive(Debug)]
+pub(crate) struct Member {
+    pub(crate) socket: RxSocket,
+    /// Bytes that it may still take in this round; negative after an overdraft.
+    credit: i64,
+    active: bool,
+    /// When it leaves the active list, unless work comes.
+    until: u64,
+    /// Whether its fd is registered with the worker's poller.
+    pub(crate) armed: bool,
+}
+
+/// A queue.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    pub(crate) ifindex: u32,
+    queue: u32,
+    pub(crate) anchor: Anchor,
+    pub(crate) kind: QueueKind,
+    mode: QueueMode,
+    pub(crate) multi_buffer: bool,
+    pub(crate) busy_poll: bool,
+    /// By slot.
+    members: Vec<Option<Box<Member>>>,
+    /// Sockets out of the XSKMAP that may still hold frames.
+    pub(crate) retired: Vec<(u32, RxSocket)>,
+    /// Slots to visit.
+    active: Vec<u32>,
+    /// Slots whose socket the poller does not watch.
+    pub(crate) unarmed: Vec<u32>,
+    /// The poller's number for the anchor.
+    pub(crate) token: usize,
+    /// The anchor itself has something (the host link; else nothing is redirected to it).
+    pub(crate) anchor_active: bool,
+    /// The kernel refused a system call; it was reported.
+    pub(crate) failed: bool,
+}
+
+impl Queue {
+    /// From a bound anchor, for up to `slots` compartments.
+    pub(crate) fn new(ifindex: u32, queue: u32, bound: Bound, kind: QueueKind, slots: u32) -> Self {
+        let slots = if matches!(kind, QueueKind::Host { .. }) { 0 } else { slots as usize };
+        Self {
+            ifindex,
+            queue,
+            anchor: bound.anchor,
+            kind,
+            mode: bound.mode,
+            multi_buffer: bound.multi_buffer,
+            busy_poll: bound.busy_poll,
+            members: std::iter::repeat_with(|| None).take(slots).collect(),
+            retired: Vec::new(),
+            active: Vec::with_capacity(64),
+            unarmed: Vec::new(),
+            token: 0,
+            anchor_active: false,
+            failed: false,
+        }
+    }
+
+    /// Its number on the device.
+    pub(crate) fn number(&self) -> u32 {
+        self.queue
+    }
+
+    /// Whether it is the host link's.
+    pub(crate) fn is_host(&self) -> bool {
+        matches!(self.kind, QueueKind::Host { .. })
+    }
+
+    /// A compartment's socket arrives. One that was there before is retired.
+    pub(crate) fn add_socket(&mut self, slot: u32, socket: RxSocket) {
+        self.retire(slot);
+        let member = Member { socket, credit: 0, active: false, until: 0, armed: false };
+        if let Some(place) = self.members.get_mut(slot as usize) {
+            *place = Some(Box::new(member));
+            self.unarmed.push(slot);
+        }
+    }
+
+    /// A compartment's socket is out of the XSKMAP.
+    pub(crate) fn retire(&mut self, slot: u32) -> Option<&RxSocket> {
+        let member = self.members.get_mut(slot as usize)?.take()?;
+        self.active.retain(|s| *s != slot);
+        self.unarmed.retain(|s| *s != slot);
+        self.retired.push((slot, member.socket));
+        self.retired.last().map(|(_, socket)| socket)
+    }
+
+    /// The slot's socket.
+    pub(crate) fn member_mut(&mut self, slot: u32) -> Option<&mut Member> {
+        self.members.get_mut(slot as usize)?.as_deref_mut()
+    }
+
+    /// Puts slots whose bit is set onto the active list.
+    pub(crate) fn collect(&mut self, now: u64) {
+        let QueueKind::Device { dirty, queue, .. } = &self.kind else { return };
+        for (index, word) in (0u32..).zip(dirty.words(*queue)) {
+            // Mostly zero: a plain load, so that the line stays shared with the CPU that sets bits.
+            if word.load(Ordering::Relaxed) == 0 {
+                continue;
+            }
+            let mut bits = word.swap(0, Ordering::Acquire);
+            while bits != 0 {
+                let slot = index * 64 + bits.trailing_zeros();
+                bits &= bits - 1;
+                activate(&mut self.members, &mut self.active, slot, now);
+            }
+        }
+    }
+
+    /// Puts all slots onto the active list that have something, bit or no bit.
+    pub(crate) fn sweep(&mut self, now: u64) {
+        for slot in 0..u32::try_from(self.members.len()).unwrap_or(0) {
+            let waiting = |m: &Member| !m.socket.is_empty();
+            if self.members.get(slot as usize).and_then(Option::as_deref).is_some_and(waiting) {
+                activate(&mut self.members, &mut self.active, slot, now);
+            }
+        }
+        self.anchor_active |= self.anchor.rx_pending();
+    }
+
+    /// Marks one slot.
+    pub(crate) fn activate(&mut self, slot: u32, now: u64) {
+        activate(&mut self.members, &mut self.active, slot, now);
+    }
+
+    /// Number of slots on the active list.
+    pub(crate) fn active(&self) -> usize {
+        self.active.len()
+    }
+
+    /// Visits the `at`-th slot of the active list: its number and how many descriptors it put into `out`. `None`
+    /// beyond the end. A slot that has had nothing for long leaves the list (and another takes its place).
+    pub(crate) fn visit(
+        &mut self,
+        at: &mut usize,
+        out: &mut [RxDesc; BATCH],
+        now: u64,
+    ) -> Option<(u32, usize)> {
+        loop {
+            let slot = *self.active.get(*at)?;
+            let Some(member) = self.members.get_mut(slot as usize).and_then(Option::as_deref_mut) else {
+                self.active.swap_remove(*at);
+                continue;
+            };
+            let quantum = i64::try_from(QUANTUM).unwrap_or(i64::MAX);
+            member.credit = (member.credit + quantum).min(quantum);
+            // Overdrafts are one frame at most, so there is always credit after a quantum.
+            let budget = usize::try_from(member.credit).unwrap_or(0);
+            let (n, bytes) = member.socket.receive(out, budget);
+            if n == 0 {
+                member.credit = 0;
+                if now > member.until {
+                    member.active = false;
+                    self.active.swap_remove(*at);
+                    continue;
+                }
+            } else {
+                member.credit -= i64::try_from(bytes).unwrap_or(quantum);
+                member.until = now + LINGER;
+            }
+            *at += 1;
+            return Some((slot, n));
+        }
+    }
+
+    /// Whether a frame waits on the active list or at the anchor.
+    pub(crate) fn waiting(&mut self) -> bool {
+        let Self { active, members, anchor, .. } = self;
+        let full = |slot: &u32| {
+            members.get(*slot as usize).and_then(Option::as_deref).is_some_and(|m| !m.socket.is_empty())
+        };
+        active.iter().any(full) || anchor.rx_pending()
+    }
+
+    /// Empties a socket that is about to be closed; its packets are lost, its frames are not.
+    pub(crate) fn discard(&mut self, socket: &mut RxSocket) {
+        let mut descs = [RxDesc::default(); BATCH];
+        loop {
+            let (n, _) = socket.receive(&mut descs, usize::MAX);
+            recycle(&mut self.anchor, descs.get(..n).unwrap_or_default());
+            if n == 0 {
+                return;
+            }
+        }
+    }
+
+    /// Takes all that is left everywhere and recycles it undelivered, then counts frames. For the end.
+    pub(crate) fn audit(&mut self) -> QueueAudit {
+        let mut descs = [RxDesc::default(); BATCH];
+        let retired = self.retired.iter_mut().map(|(_, socket)| socket);
+        let members = self.members.iter_mut().flatten().map(|m| &mut m.socket);
+        for socket in members.chain(retired) {
+            loop {
+                let (n, _) = socket.receive(&mut descs, usize::MAX);
+                recycle(&mut self.anchor, descs.get(..n).unwrap_or_default());
+                if n == 0 {
+                    break;
+                }
+            }
+        }
+        loop {
+            let n = self.anchor.receive(&mut descs);
+            recycle(&mut self.anchor, descs.get(..n).unwrap_or_default());
+            if n == 0 {
+                break;
+            }
+        }
+        self.anchor.complete();
+        let account = self.anchor.umem().account();
+        QueueAudit {
+            ifindex: self.ifindex,
+            queue: self.queue,
+            mode: self.mode,
+            total: u32::try_from(self.anchor.umem().total()).unwrap_or(u32::MAX),
+            free: account.free,
+            fill: account.fill,
+            tx: account.tx,
+            lost: account.held,
+            foreign: self.anchor.umem().foreign(),
+        }
+    }
+}
+
+fn recycle(anchor: &mut Anchor, descs: &[RxDesc]) {
+    for desc in descs {
+        if let Some(piece) = anchor.umem_mut().claim(*desc) {
+            anchor.umem_mut().recycle(piece.into_frame());
+        }
+    }
+}
+
+fn activate(members: &mut [Option<Box<Member>>], active: &mut Vec<u32>, slot: u32, now: u64) {
+    let Some(member) = members.get_mut(slot as usize).and_then(Option::as_deref_mut) else { return };
+    member.until = now + LINGER;
+    if !member.active {
+        member.active = true;
+        active.push(slot);
+    }
+}

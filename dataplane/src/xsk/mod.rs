@@ -1,0 +1,54 @@
+//! AF_XDP: the only place that touches xsk-rs, and the only unsafe code of the workers besides the rings'.
+//!
+//! ```text
+//!              one device queue
+//!  +---------------------------------------------+
+//!  | Umem: memory, who has which frame           |
+//!  |   fill  ---> kernel        (rx buffers)     |
+//!  |   completion <--- kernel   (sent frames)    |
+//!  | Anchor socket (xsk-rs): rx, tx              |  slot 0 of XSKMAP
+//!  +---------------------------------------------+
+//!  | RxSocket (plain socket API): rx             |  a compartment's slot; shares the anchor's pool
+//!  | RxSocket ...                                |
+//!  ```
+//!
+//! * All of a queue belongs to one worker thread; it is made by the control thread and sent over.
+//! * A [`Frame`] is an owned token for one frame of a UMEM: it cannot be copied, sending consumes it, completion and
+//!   reception give it out. [`Umem`] also notes the whereabouts of each frame, so that a descriptor from the kernel for a
+//!   frame that it should not have is refused, and a lost frame is found by [`Umem::account`].
+//! * Needs CAP_NET_RAW (sockets), CAP_NET_ADMIN and locked memory.
+
+#![expect(dead_code, unused_imports, reason = "rx and tx follow in the next change")]
+
+mod anchor;
+mod bind;
+mod prefetch;
+mod rx_ring;
+mod rx_socket;
+mod umem;
+
+pub(crate) use anchor::Anchor;
+pub(crate) use bind::{BindRequest, Bound, bind_anchor, single_frame_mtu};
+pub(crate) use rx_socket::RxSocket;
+pub(crate) use umem::{Account, Frame, Piece, Umem};
+
+/// A received descriptor: address within the UMEM, length, options; as the kernel gave it, not yet checked.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct RxDesc {
+    /// Byte offset in the UMEM.
+    pub(crate) addr: u64,
+    /// Bytes.
+    pub(crate) len: u32,
+    /// XDP_PKT_CONTD: the packet goes on in the next descriptor.
+    pub(crate) options: u32,
+}
+
+/// XDP_PKT_CONTD of if_xdp.h.
+pub(crate) const PKT_CONTD: u32 = 1;
+
+impl RxDesc {
+    /// Whether the next descriptor belongs to the same packet.
+    pub(crate) fn continues(&self) -> bool {
+        self.options & PKT_CONTD != 0
+    }
+}
