@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What the BPF programs and the Rust side share: keys and values of the maps, events. These layouts
+ * stand here only; src/layout.rs compares the Rust view with the types of the generated skeleton at
+ * compile time.
+ *
+ * Numbers are in host byte order unless the type says __be. `vlan` is the realm on this device:
+ * bits 0-11 the VID of the 802.1Q tag, bits 12-23 that of the 802.1ad tag, 0 where there is no tag
+ * (dataplane/abi/src/vlan.rs).
+ */
+#ifndef AFNET_H
+#define AFNET_H
+
+#include <linux/types.h>
+#include "counters.h"
+
+/* Bits of afnet_address.flags. */
+#define AFNET_TENTATIVE 1 /* being probed: answer nothing, deliver nothing */
+#define AFNET_FAST_ONLY 2 /* the kernel does not have it: answer echo requests here */
+
+/* Bits of afnet_compartment.flags. */
+#define AFNET_RAW     1 /* everything goes to the fast path but ARP, ND, IGMP, MLD */
+#define AFNET_PRESENT 2 /* the slot is in use */
+
+/* Kinds of afnet_event. */
+#define AFNET_EVENT_ARP_SENDER 1 /* ARP whose sender address is ours (RFC 5227 2.1.1, 2.4) */
+#define AFNET_EVENT_ARP_PROBE                                                                      \
+	2 /* another host's probe for our tentative address (RFC 5227 2.1.1) */
+#define AFNET_EVENT_NS_PROBE                                                                       \
+	3 /* another host's NS from :: for our tentative address (RFC 4862 5.4.3) */
+#define AFNET_EVENT_NS_SENDER 4 /* NS whose source is ours */
+#define AFNET_EVENT_NA	      5 /* NA for our address (RFC 4862 5.4.4) */
+
+/* Longest IPv6 extension header chain that is followed, in headers. */
+#define AFNET_CHAIN_MAX 8
+
+/* Key of `addresses4`. */
+struct afnet_key4 {
+	__u32 vlan;
+	__be32 addr;
+};
+
+/* Key of `addresses6`. */
+struct afnet_key6 {
+	__u32 vlan;
+	__be32 addr[4];
+};
+
+/* Keys of `prefixes4` and `prefixes6`. `len` counts the 32 bits of `vlan` too, which always match
+ * as a whole. */
+struct afnet_prefix4 {
+	__u32 len;
+	struct afnet_key4 key;
+};
+
+struct afnet_prefix6 {
+	__u32 len;
+	struct afnet_key6 key;
+};
+
+/* Value of the address and prefix maps. */
+struct afnet_address {
+	__u32 slot;
+	__u32 flags;
+};
+
+/* Value of `compartments`, index: slot. Written by the daemon only. */
+struct afnet_compartment {
+	__u32 flags;
+	__u32 shifts;	 /* bit s: there are claims of blocks of 2^s ports; 0: no claim at all */
+	__u64 interval;	 /* token bucket: nanoseconds for each packet; 0: unlimited */
+	__u64 tolerance; /* token bucket: how far ahead of the clock it may run, nanoseconds */
+};
+
+/* Key of `claims`: 2^shift ports from `port` on, aligned. The value is of no meaning. */
+struct afnet_claim {
+	__u32 slot;
+	__u16 port;
+	__u8 protocol;
+	__u8 shift;
+};
+
+/* Record of the ring buffer `events`. */
+struct afnet_event {
+	__u32 kind;
+	__u32 slot;
+	__u32 vlan;
+	__u8 mac[6];	/* the other host's */
+	__u16 reserved; /* zero */
+	__u8 addr[16];	/* ours; IPv4 as ::ffff:a.b.c.d */
+};
+
+/* Values of the counter maps. */
+struct afnet_compartment_counters {
+	__u64 count[AFNET_COMPARTMENT_COUNT];
+};
+
+struct afnet_device_counters {
+	__u64 count[AFNET_COUNT - AFNET_COMPARTMENT_COUNT];
+};
+
+_Static_assert(sizeof(struct afnet_key4) == 8, "no padding in a hash key");
+_Static_assert(sizeof(struct afnet_key6) == 20, "no padding in a hash key");
+_Static_assert(sizeof(struct afnet_prefix4) == 12, "no padding in a trie key");
+_Static_assert(sizeof(struct afnet_prefix6) == 24, "no padding in a trie key");
+_Static_assert(sizeof(struct afnet_address) == 8, "fixed layout");
+_Static_assert(sizeof(struct afnet_compartment) == 24, "fixed layout");
+_Static_assert(sizeof(struct afnet_claim) == 8, "no padding in a hash key");
+_Static_assert(sizeof(struct afnet_event) == 36, "fixed layout");
+
+#endif

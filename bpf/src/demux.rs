@@ -1,0 +1,265 @@
+//! [`Demux`]: the programs of one device, loaded and attached. The tables are in `tables.rs`.
+//!
+//! The libbpf object lives only while it is loaded: what stays are file descriptors of the program and the
+//! maps. Those end with the `Demux`; the attachment itself is the pinned link (`link.rs`), which does not.
+
+use std::{
+    cell::RefCell,
+    mem::{MaybeUninit, offset_of},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::Path,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use libbpf_rs::{
+    MapHandle, Program,
+    skel::{OpenSkel, SkelBuilder},
+};
+
+use crate::{
+    AttachMode, Dirty, Error, Events, Sockets,
+    counters::Counter,
+    dirty::Mapping,
+    link::XdpLink,
+    map::{Index, Map},
+    skel::{types, xdp::XdpSkelBuilder},
+    tables::Slots,
+};
+
+/// Sizes of a device's tables. Memory for entries is taken when they are made, but for the per-slot arrays
+/// (about 200 bytes and one word of each CPU's counters for each slot, 8 bytes for each slot and queue).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Compartments, slot 0 (the host's) included.
+    pub compartments: u32,
+    /// Addresses of each family.
+    pub addresses: u32,
+    /// Delegated prefixes of each family.
+    pub prefixes: u32,
+    /// Claimed ports; a block counts once for each aligned power-of-two piece.
+    pub claims: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { compartments: 4096, addresses: 65536, prefixes: 4096, claims: 65536 }
+    }
+}
+
+/// What a device's program is loaded for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DemuxConfig {
+    /// The device.
+    pub ifindex: u32,
+    /// Its MAC address.
+    pub mac: [u8; 6],
+    /// Its receive queues; frames of queues beyond are passed.
+    pub queues: u32,
+    /// Frames may have several buffers: MTU above what fits into a page.
+    pub frags: bool,
+    /// Sizes of the tables.
+    pub limits: Limits,
+}
+
+/// Who owns an address or prefix.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AddressEntry {
+    /// The compartment.
+    pub slot: u32,
+    /// Being probed: nothing is answered, nothing delivered.
+    pub tentative: bool,
+    /// The kernel does not have the address: echo requests are answered by the program.
+    pub fast_only: bool,
+}
+
+/// What a compartment may do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CompartmentConfig {
+    /// Packets per second to the fast path; 0: unlimited.
+    pub rate_pps: u32,
+    /// Packets that may come at once; 0 with a rate: a tenth of a second's worth.
+    pub burst: u32,
+    /// A raw endpoint takes everything but ARP, ND, IGMP and MLD.
+    pub raw: bool,
+}
+
+/// The programs of one device. Owned by the control thread.
+#[derive(Debug)]
+pub struct Demux {
+    config: DemuxConfig,
+    program: OwnedFd,
+    link: Option<XdpLink>,
+    globals: Mapping,
+    events: Events,
+    pub(crate) maps: Maps,
+    pub(crate) slots: RefCell<Slots>,
+}
+
+/// The maps, in the order of prog/maps.h.
+#[derive(Debug)]
+pub(crate) struct Maps {
+    pub addresses4: Map<types::afnet_key4, types::afnet_address>,
+    pub addresses6: Map<types::afnet_key6, types::afnet_address>,
+    pub prefixes4: Map<types::afnet_prefix4, types::afnet_address>,
+    pub prefixes6: Map<types::afnet_prefix6, types::afnet_address>,
+    pub claims: Map<types::afnet_claim, u8>,
+    pub compartments: Map<Index, types::afnet_compartment>,
+    pub buckets: Map<Index, u64>,
+    pub dirty: Map<Index, u64>,
+    pub xsks: Map<Index, u32>,
+    pub counts: Map<Index, types::afnet_compartment_counters>,
+    pub device_counts: Map<Index, types::afnet_device_counters>,
+}
+
+impl Demux {
+    /// Loads program and maps for a device. Nothing is attached yet.
+    pub fn load(config: &DemuxConfig) -> Result<Self, Error> {
+        let limits = config.limits;
+        if limits.compartments < 2 || config.queues == 0 {
+            return Err(Error::Slot(limits.compartments));
+        }
+        let words = Dirty::words(limits.compartments);
+        let sockets =
+            limits.compartments.checked_mul(config.queues).ok_or(Error::Slot(limits.compartments))?;
+
+        let mut storage = MaybeUninit::uninit();
+        let mut open =
+            XdpSkelBuilder::default().open(&mut storage).map_err(Error::bpf("open the BPF object"))?;
+        let rodata = open.maps.rodata_data.as_deref_mut().expect("the object has options");
+        rodata.queues = config.queues;
+        rodata.dirty_words = words;
+        rodata.frags = config.frags;
+        if config.frags {
+            open.progs.afnet_demux.set_flags(libbpf_rs::libbpf_sys::BPF_F_XDP_HAS_FRAGS);
+        }
+        for (map, entries) in [
+            (&mut open.maps.addresses4, limits.addresses),
+            (&mut open.maps.addresses6, limits.addresses),
+            (&mut open.maps.prefixes4, limits.prefixes),
+            (&mut open.maps.prefixes6, limits.prefixes),
+            (&mut open.maps.claims, limits.claims),
+            (&mut open.maps.compartments, limits.compartments),
+            (&mut open.maps.buckets, limits.compartments),
+            (&mut open.maps.dirty, words * config.queues),
+            (&mut open.maps.xsks, sockets),
+            (&mut open.maps.counts, limits.compartments),
+        ] {
+            map.set_max_entries(entries.max(1)).map_err(Error::bpf("size a map"))?;
+        }
+        let skel = open.load().map_err(Error::bpf("load the BPF object"))?;
+
+        let maps = &skel.maps;
+        let events = MapHandle::try_from(&*maps.events).map_err(Error::bpf("duplicate a file descriptor"))?;
+        let demux = Self {
+            config: config.clone(),
+            program: clone_fd(skel.progs.afnet_demux.as_fd())?,
+            link: None,
+            globals: Mapping::new(maps.bss.as_fd(), size_of::<types::bss>())?,
+            events: Events::new(events)?,
+            maps: Maps {
+                addresses4: Map::new("IPv4 address", &maps.addresses4)?,
+                addresses6: Map::new("IPv6 address", &maps.addresses6)?,
+                prefixes4: Map::new("IPv4 prefix", &maps.prefixes4)?,
+                prefixes6: Map::new("IPv6 prefix", &maps.prefixes6)?,
+                claims: Map::new("claim", &maps.claims)?,
+                compartments: Map::new("compartment", &maps.compartments)?,
+                buckets: Map::new("token bucket", &maps.buckets)?,
+                dirty: Map::new("dirty", &maps.dirty)?,
+                xsks: Map::new("socket", &maps.xsks)?,
+                counts: Map::new("compartment counter", &maps.counts)?,
+                device_counts: Map::new("device counter", &maps.device_counts)?,
+            },
+            slots: RefCell::default(),
+        };
+        demux.set_mac(config.mac);
+        Ok(demux)
+    }
+
+    /// Attaches the program to the device and pins the link at `pin`, a path in a bpffs. If a link of this
+    /// device is pinned there already, its program is replaced without a gap.
+    pub fn attach(&mut self, mode: AttachMode, pin: &Path) -> Result<(), Error> {
+        self.link = Some(XdpLink::attach(self.program.as_fd(), self.config.ifindex, mode, pin)?);
+        Ok(())
+    }
+
+    /// Detaches the program and removes the pin. Without this, dropping the `Demux` leaves the program running
+    /// for the next daemon to take over.
+    pub fn detach(&mut self) -> Result<(), Error> {
+        self.link.take().map_or(Ok(()), XdpLink::detach)
+    }
+
+    /// The XDP program, for test runs.
+    pub fn program_fd(&self) -> BorrowedFd<'_> {
+        self.program.as_fd()
+    }
+
+    /// The kernel's id of the XDP program (`bpftool prog show id`), 0 if it does not tell.
+    pub fn program_id(&self) -> u32 {
+        Program::id_from_fd(self.program.as_fd()).unwrap_or(0)
+    }
+
+    /// The device has another MAC address now.
+    pub fn set_mac(&self, mac: [u8; 6]) {
+        let [a, b, c, d, e, f] = mac;
+        let number = u64::from_le_bytes([a, b, c, d, e, f, 0, 0]);
+        let word: &[AtomicU64] = self.globals.atomics(offset_of!(types::bss, device_mac), 1);
+        word[0].store(number, Ordering::Relaxed);
+    }
+
+    /// A handle to the sockets' map for a worker.
+    pub fn sockets(&self) -> Result<Sockets, Error> {
+        Ok(Sockets::new(self.maps.xsks.try_clone()?, self.config.queues, self.config.limits.compartments))
+    }
+
+    /// A mapping of the dirty bits for a worker.
+    pub fn dirty(&self) -> Result<Dirty, Error> {
+        let words = Dirty::words(self.config.limits.compartments);
+        Dirty::new(self.maps.dirty.handle(), self.config.queues, words)
+    }
+
+    /// The events of this device.
+    pub fn events(&mut self) -> &mut Events {
+        &mut self.events
+    }
+
+    /// All counters of the device, summed over CPUs and compartments, those of removed compartments included.
+    pub fn counters(&self) -> Result<Vec<u64>, Error> {
+        let slots = self.slots.borrow();
+        let mut sum = slots.retired.clone();
+        sum.resize(Counter::COUNT, 0);
+        for slot in slots.used.keys() {
+            add(&mut sum, &self.compartment_counters(*slot)?);
+        }
+        for cpu in self.maps.device_counts.get_percpu(&0)? {
+            add(&mut sum[Counter::BY_COMPARTMENT..], &cpu.count);
+        }
+        Ok(sum)
+    }
+
+    /// The counters of the compartment in `slot`, summed over CPUs: the first [`Counter::BY_COMPARTMENT`].
+    pub fn compartment_counters(&self, slot: u32) -> Result<Vec<u64>, Error> {
+        let mut sum = vec![0; Counter::BY_COMPARTMENT];
+        for cpu in self.maps.counts.get_percpu(&slot)? {
+            add(&mut sum, &cpu.count);
+        }
+        Ok(sum)
+    }
+
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.config.limits
+    }
+
+    pub(crate) fn globals(&self) -> &Mapping {
+        &self.globals
+    }
+}
+
+pub(crate) fn add(sum: &mut [u64], values: &[u64]) {
+    for (s, v) in sum.iter_mut().zip(values) {
+        *s += v;
+    }
+}
+
+fn clone_fd(fd: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
+    fd.try_clone_to_owned().map_err(|source| Error::Io { what: "duplicate a file descriptor", source })
+}
