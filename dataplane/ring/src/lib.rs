@@ -18,6 +18,7 @@
 //! | `consumer` | peek, consume, release |
 //! | `control` | positions, sleep words, the decision to ring a doorbell |
 //! | `memory` | the bytes: a mapping or plain memory; the only place that touches them |
+//! | `model` | properties of the above, for unit tests and `cfg(fuzzing)` |
 //! | `violation` | what a peer can do wrong |
 //! | `sync` | atomics; loom's under `cfg(loom)` |
 //!
@@ -37,6 +38,8 @@ mod control;
 #[cfg(not(loom))]
 mod mapping;
 mod memory;
+#[cfg(all(any(test, fuzzing), not(loom)))]
+pub mod model;
 mod plain;
 mod producer;
 mod sync;

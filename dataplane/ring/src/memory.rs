@@ -22,7 +22,7 @@ const RECORD_WORDS: usize = size_of::<Record>() / size_of::<u64>();
 #[derive(Debug)]
 pub(crate) enum Region {
     /// An `mmap` of a memfd.
-    #[cfg(not(loom))]
+    #[cfg_attr(loom, expect(dead_code, reason = "a model has no files"))]
     Mapped { base: NonNull<u8>, len: usize },
     /// One ring in this process's memory.
     Plain { control: Box<RingControl>, data: Box<[Slot]> },
@@ -52,7 +52,6 @@ impl Region {
     }
 }
 
-#[cfg(not(loom))]
 impl Drop for Region {
     fn drop(&mut self) {
         if let Self::Mapped { base, len } = *self {

@@ -139,7 +139,7 @@ impl Producer {
     #[inline(always)]
     #[expect(clippy::cast_possible_truncation, reason = "head - tail is at most the area's length")]
     fn room(&self) -> usize {
-        self.area.len() - (self.head - self.tail) as usize
+        self.area.len() - self.head.wrapping_sub(self.tail) as usize
     }
 
     /// Reads and checks the consumer's position. `false`: it is a violation.
@@ -163,7 +163,7 @@ impl Producer {
     fn violate(&mut self, violation: Violation) -> bool {
         self.violation = Some(violation);
         // No room from here on, by the ordinary arithmetic of the hot path.
-        self.tail = self.head - self.area.len() as u64;
+        self.tail = self.head.wrapping_sub(self.area.len() as u64);
         false
     }
 }
