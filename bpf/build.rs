@@ -10,11 +10,13 @@ fn main() {
     // asm/types.h lives in the multiarch directory, which clang does not search when it compiles for BPF.
     let arch = env::var("CARGO_CFG_TARGET_ARCH").expect("cargo sets the target");
     let args = ["-mcpu=v3", "-Wall", "-Wextra", "-Werror", &format!("-I/usr/include/{arch}-linux-gnu")];
-    libbpf_cargo::SkeletonBuilder::new()
-        .source("prog/xdp.bpf.c")
-        .clang_args(args)
-        .build_and_generate(out.join("xdp.skel.rs"))
-        .expect("prog/xdp.bpf.c: needs clang and linux-libc-dev");
+    for name in ["xdp", "host"] {
+        libbpf_cargo::SkeletonBuilder::new()
+            .source(format!("prog/{name}.bpf.c"))
+            .clang_args(args)
+            .build_and_generate(out.join(format!("{name}.skel.rs")))
+            .unwrap_or_else(|e| panic!("{name}.bpf.c (needs clang and linux-libc-dev): {e:#}"));
+    }
     let table = fs::read_to_string("include/counters.h").expect("include/counters.h");
     fs::write(out.join("counters.rs"), counters(&table)).expect("OUT_DIR is writable");
 }

@@ -15,6 +15,7 @@
 	X(REDIRECT_FRAGMENT, "fragments of UDP datagrams, redirected for reassembly") \
 	X(REDIRECT_ERROR, "ICMP errors about a claimed flow, redirected") \
 	X(REDIRECT_RAW, "packets of a compartment whose raw endpoint takes everything, redirected") \
+	X(LOCAL, "packets that this host sent to a compartment, moved from lo into the host link") \
 	X(TX_ARP, "ARP requests and probes answered (RFC 826, RFC 5227 2.5)") \
 	X(TX_NA, "neighbour solicitations answered (RFC 4861 7.2.4)") \
 	X(TX_ECHO, "ICMP and ICMPv6 echo requests to a fast-only address answered") \

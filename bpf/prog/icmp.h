@@ -24,6 +24,11 @@ struct ports {
 	__be32 rest;
 };
 
+static __always_inline bool icmp4_is_error(__u8 type)
+{
+	return type == ICMP4_UNREACHABLE || type == ICMP4_TIME_EXCEEDED || type == ICMP4_PARAMETER;
+}
+
 /* What we answer with, as the kernel's ip_default_ttl (RFC 1700). */
 #define ANSWER_TTL 64
 
@@ -74,8 +79,7 @@ static __noinline int icmp4(struct xdp_md *xdp, __u32 l3, __u32 vlan, __u32 slot
 		return pass_slot(slot, AFNET_PASS_ICMP);
 	if (icmp->type == ICMP4_ECHO && !icmp->code && flags & AFNET_FAST_ONLY)
 		return icmp4_echo(data, ip, icmp, slot);
-	if (icmp->type != ICMP4_UNREACHABLE && icmp->type != ICMP4_TIME_EXCEEDED &&
-	    icmp->type != ICMP4_PARAMETER)
+	if (!icmp4_is_error(icmp->type))
 		return pass_slot(slot, AFNET_PASS_ICMP);
 
 	/* The quoted header and 8 bytes of what follows it, options in between. */

@@ -19,8 +19,6 @@
 #include "deliver.h"
 #include "icmp.h"
 
-#define IPV4_PLAIN 0x45 /* version 4, header of 5 words: no options */
-
 static __always_inline int ipv4(struct xdp_md *xdp, void *data, void *end, const struct frame *f,
 				bool group)
 {

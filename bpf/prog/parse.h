@@ -18,6 +18,8 @@
 #define VID_MASK     0xfff
 #define VID_RESERVED 0xfff
 
+#define IPV4_PLAIN 0x45 /* version 4, header of 5 words: no options */
+
 /* Fragment bits of iphdr.frag_off (RFC 791 3.1). */
 #define IPV4_MORE     0x2000
 #define IPV4_OFFSET   0x1fff
@@ -157,6 +159,11 @@ static __always_inline bool ipv6_is_group(const __be32 *addr)
 static __always_inline bool ipv6_is_unspecified(const __be32 *addr)
 {
 	return !(addr[0] | addr[1] | addr[2] | addr[3]);
+}
+
+static __always_inline bool ipv6_equal(const __be32 *a, const __be32 *b)
+{
+	return !((a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3]));
 }
 
 /* ::, ::1 and ::ffff:0:0/96 (never on a wire), multicast (RFC 4291 2.5.2, 2.5.3, 2.7). */

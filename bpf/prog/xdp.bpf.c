@@ -26,6 +26,7 @@
 #include "arp.h"
 #include "ipv4.h"
 #include "ipv6.h"
+#include "local.h"
 
 SEC("xdp")
 int afnet_demux(struct xdp_md *xdp)

@@ -8,7 +8,7 @@ use std::{
     mem::{MaybeUninit, offset_of},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicU32, AtomicU64, Ordering},
 };
 
 use libbpf_rs::{
@@ -21,6 +21,7 @@ use crate::{
     counters::Counter,
     dirty::Mapping,
     link::XdpLink,
+    local::LocalHook,
     map::{Index, Map},
     skel::{types, xdp::XdpSkelBuilder},
     tables::Slots,
@@ -88,7 +89,9 @@ pub struct CompartmentConfig {
 pub struct Demux {
     config: DemuxConfig,
     program: OwnedFd,
+    local_program: OwnedFd,
     link: Option<XdpLink>,
+    local: Option<LocalHook>,
     globals: Mapping,
     events: Events,
     pub(crate) maps: Maps,
@@ -153,7 +156,9 @@ impl Demux {
         let demux = Self {
             config: config.clone(),
             program: clone_fd(skel.progs.afnet_demux.as_fd())?,
+            local_program: clone_fd(skel.progs.afnet_local.as_fd())?,
             link: None,
+            local: None,
             globals: Mapping::new(maps.bss.as_fd(), size_of::<types::bss>())?,
             events: Events::new(events)?,
             maps: Maps {
@@ -182,9 +187,27 @@ impl Demux {
         Ok(())
     }
 
-    /// Detaches the program and removes the pin. Without this, dropping the `Demux` leaves the program running
+    /// Local delivery goes into the interface `ifindex` from now on; 0 stops it.
+    pub fn set_host_link(&self, ifindex: u32) {
+        let word: &[AtomicU32] = self.globals.atomics(offset_of!(types::bss, host_ifindex), 1);
+        word[0].store(ifindex, Ordering::Relaxed);
+    }
+
+    /// Attaches the program for local delivery to the ingress of `lo` in the calling thread's network
+    /// namespace. It ends with this value. Call [`Self::set_host_link`] first.
+    pub fn attach_local(&mut self) -> Result<(), Error> {
+        let word: &[AtomicU32] = self.globals.atomics(offset_of!(types::bss, host_ifindex), 1);
+        if word[0].load(Ordering::Relaxed) == 0 {
+            return Err(Error::NoHostLink);
+        }
+        self.local = Some(LocalHook::attach(self.local_program.as_fd(), self.config.ifindex)?);
+        Ok(())
+    }
+
+    /// Detaches the programs and removes the pin. Without this, dropping the `Demux` leaves the program running
     /// for the next daemon to take over.
     pub fn detach(&mut self) -> Result<(), Error> {
+        self.local = None;
         self.link.take().map_or(Ok(()), XdpLink::detach)
     }
 

@@ -15,6 +15,7 @@
 //! | [`demux`](Demux) | load and attach the programs of one device, all its tables |
 //! | [`sockets`](Sockets), [`dirty`](Dirty) | the worker's handles |
 //! | [`events`](Events) | conflicts |
+//! | [`local`](Demux::attach_local), [`host`](HostDemux) | what this host sends to its own compartments |
 //! | [`counters`](Counter) | the table of verdicts and drop reasons |
 //!
 //! One loaded object for each device, so a realm is (object, VLAN). [`Demux`] belongs to the control thread;
@@ -26,7 +27,9 @@ mod demux;
 mod dirty;
 mod error;
 mod events;
+mod host;
 mod link;
+mod local;
 mod map;
 mod skel;
 mod sockets;
@@ -37,5 +40,6 @@ pub use demux::{AddressEntry, CompartmentConfig, Demux, DemuxConfig, Limits};
 pub use dirty::Dirty;
 pub use error::Error;
 pub use events::{ConflictKind, Event, Events};
+pub use host::{HostCounters, HostDemux};
 pub use link::AttachMode;
 pub use sockets::Sockets;

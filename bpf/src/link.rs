@@ -102,7 +102,8 @@ impl XdpLink {
     }
 }
 
-fn create(program: BorrowedFd<'_>, ifindex: u32, mode: AttachMode) -> Result<OwnedFd, Error> {
+/// Attaches without a pin: the attachment ends with the file descriptor.
+pub(crate) fn create(program: BorrowedFd<'_>, ifindex: u32, mode: AttachMode) -> Result<OwnedFd, Error> {
     let index = i32::try_from(ifindex).map_err(|_| Error::NoDevice(ifindex))?;
     let mut options = libbpf_sys::bpf_link_create_opts {
         sz: size_of::<libbpf_sys::bpf_link_create_opts>() as u64,
