@@ -5,14 +5,22 @@
 //! | [`names`] | instance, paths, names |
 //! | [`config`] | `afnetd.toml` |
 //! | [`registry`] | who owns which address and port: pure data |
+//! | [`select`] | source addresses by RFC 6724 |
 //! | [`state`] | what a restarted daemon finds again |
+//! | [`netlink`] | links, addresses, routes, neighbours of the kernel |
 //! | [`server`] | the control socket |
+//! | [`client`], [`cli`] | the command line |
 //! | [`system`] | privileges, cgroups, bpffs, locks, signals |
 
+pub mod cli;
+pub mod client;
 pub mod config;
+pub mod daemon;
 pub mod error;
 pub mod names;
+pub mod netlink;
 pub mod registry;
+pub mod select;
 pub mod server;
 pub mod state;
 pub mod system;

@@ -4,6 +4,12 @@ use std::fs;
 
 use crate::error::{Context, Refused};
 
+/// Reads `net/FAMILY/conf/INTERFACE/KEY`.
+pub fn get(family: &str, interface: &str, key: &str) -> Option<String> {
+    let path = format!("/proc/sys/net/{family}/conf/{interface}/{key}");
+    fs::read_to_string(path).ok().map(|text| text.trim_end().to_owned())
+}
+
 /// Sets `net/FAMILY/conf/INTERFACE/KEY`.
 pub fn set(family: &str, interface: &str, key: &str, value: &str) -> Result<(), Refused> {
     // As a path component an interface name is itself: it holds no slash, and dots are no separators here.

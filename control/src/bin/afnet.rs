@@ -1,0 +1,7 @@
+//! `afnet`, the command line: see [`afnet_control::cli`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    afnet_control::cli::main()
+}

@@ -1,0 +1,192 @@
+//! Commands and options of `afnet`, with the texts of its help and manual pages.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use super::words::Words;
+use crate::names::Instance;
+
+/// Shows and changes compartments: sets of addresses behind one device and one MAC address.
+///
+/// Grammar and feel are those of ip(8): commands may be abbreviated while they are unambiguous, `a` stands for `addr`.
+/// Changes need root, or membership of the group that afnetd was configured with.
+#[derive(Debug, Parser)]
+#[command(name = "afnet", version, infer_subcommands = true, disable_help_subcommand = true)]
+#[command(after_long_help = EXAMPLES)]
+pub struct Args {
+    /// Print JSON.
+    #[arg(short, long, global = true)]
+    pub json: bool,
+    /// IPv4 addresses only.
+    #[arg(short = '4', long = "ipv4", global = true, conflicts_with = "v6")]
+    pub v4: bool,
+    /// IPv6 addresses only.
+    #[arg(short = '6', long = "ipv6", global = true)]
+    pub v6: bool,
+    /// Which afnetd to talk to, as given to its own --instance.
+    #[arg(long, global = true, env = "AFNET_INSTANCE", default_value = "", hide_default_value = true)]
+    #[arg(value_name = "NAME", value_parser = Instance::new)]
+    pub instance: Instance,
+    /// Read commands from FILE, one a line without the word `afnet`; `-` is standard input.
+    #[arg(short, long, value_name = "FILE")]
+    pub batch: Option<PathBuf>,
+    /// Go on with a batch after an error; the exit status still tells of it.
+    #[arg(short, long, requires = "batch")]
+    pub force: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  afnet add afns-1
+  afnet addr add 192.0.2.10/24 dev eth0 afnetns afns-1
+  afnet addr add 2001:db8::10/64 dev eth0 vlan 5 afnetns afns-1
+  afnet addr add 2001:db8:1::/64 dev eth0 afnetns afns-1 delegated
+  afnet exec afns-1 -- /usr/bin/echo-server
+  afnet -j stats afns-1
+
+Exit status: 0 done, 1 refused or failed, 2 wrong usage.";
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Create a compartment.
+    #[command(display_order = 1)]
+    Add {
+        /// Letters, digits, `.`, `_`, `-`.
+        name: String,
+        /// Packets for each second that the fast path lets through to it; more are dropped. 0: no limit.
+        #[arg(long, value_name = "PPS")]
+        rate: Option<u32>,
+        /// Packets that it may get at once beyond the rate. 0: a tenth of a second's worth.
+        #[arg(long, value_name = "PACKETS", requires = "rate")]
+        burst: Option<u32>,
+    },
+    /// Remove a compartment with its addresses and endpoints.
+    #[command(display_order = 2, visible_alias = "delete")]
+    Del {
+        /// The compartment.
+        name: String,
+        /// Also when processes live in its cgroup: they are ended, by SIGTERM and two seconds later by SIGKILL.
+        #[arg(long)]
+        force: bool,
+    },
+    /// List compartments.
+    #[command(display_order = 3, alias = "ls")]
+    List,
+    /// Show a compartment with its addresses, or all without.
+    #[command(display_order = 4)]
+    Show {
+        /// The compartment.
+        name: Option<String>,
+    },
+    /// Show and change the addresses of compartments.
+    #[command(display_order = 5, visible_alias = "a", alias = "address", infer_subcommands = true)]
+    #[command(disable_help_subcommand = true)]
+    Addr {
+        /// What to do; without: list.
+        #[command(subcommand)]
+        command: Option<AddrCommand>,
+    },
+    /// Show counters that are not zero: of devices, workers and compartments.
+    #[command(display_order = 6)]
+    Stats {
+        /// Only this compartment.
+        name: Option<String>,
+    },
+    /// Show attached endpoints with their claimed ports.
+    #[command(display_order = 7)]
+    Endpoints {
+        /// Only this compartment.
+        name: Option<String>,
+    },
+    /// Show devices, modes (and why not better ones) and workers of the daemon.
+    #[command(display_order = 8)]
+    Status,
+    /// Print what happens, as it happens, until interrupted.
+    #[command(display_order = 9)]
+    Monitor,
+    /// Run a program in a compartment's cgroup.
+    ///
+    /// The program, and what it starts, may then attach to the daemon as tenant of the compartment without any
+    /// privilege. Its ordinary sockets are not confined: they may still use every address of the host.
+    ///
+    /// The exit status is that of the program, 126 if it cannot be run, 127 if there is none of that name.
+    #[command(display_order = 10)]
+    Exec {
+        /// The compartment.
+        name: String,
+        /// Program and arguments.
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<OsString>,
+    },
+    /// Print a completion script: `source <(afnet completion bash)`.
+    #[command(display_order = 11)]
+    Completion {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Write manual pages of afnet and afnetd.
+    #[command(hide = true)]
+    Man {
+        /// Where to.
+        directory: PathBuf,
+    },
+}
+
+/// `afnet addr ...`
+#[derive(Debug, Subcommand)]
+pub enum AddrCommand {
+    /// Give an address to a compartment: ADDR[/LEN] dev DEV [vlan VLAN [proto 802.1ad]] afnetns NAME [fast-only]
+    /// [delegated].
+    ///
+    /// LEN is the on-link prefix (without: the full length); the compartment owns the address alone. With `delegated`
+    /// it owns the whole prefix; where prefixes overlap, the longest match wins.
+    ///
+    /// The kernel's device gets the address too (as /32 or /128), so that what takes no fast path is served by the
+    /// host's stack, unless `fast-only` is said. Delegated prefixes and addresses of a VLAN are never given to the
+    /// kernel.
+    ///
+    /// VLAN is N (802.1Q), ad:N (802.1ad) or OUTER.INNER (802.1Q within 802.1ad). The same address may belong to
+    /// different compartments in different VLANs or on different devices.
+    #[command(alias = "a")]
+    Add(Words),
+    /// Take an address away: ADDR[/LEN] dev DEV [vlan VLAN [proto 802.1ad]] [afnetns NAME] [delegated].
+    #[command(alias = "d", alias = "delete")]
+    Del(Words),
+    /// List addresses: [dev DEV] [vlan VLAN [proto 802.1ad]] [afnetns NAME].
+    #[command(alias = "ls", alias = "l", alias = "s", alias = "sh", visible_alias = "show")]
+    List(Words),
+}
+
+impl Args {
+    /// 4, 6 or both.
+    pub fn family(&self) -> Option<u8> {
+        match (self.v4, self.v6) {
+            (true, _) => Some(4),
+            (_, true) => Some(6),
+            _ => None,
+        }
+    }
+}
+
+/// ip(8) has `-json` and `-batch`; those with one dash become those with two, up to the first other word.
+pub fn long_options(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    const LONG: &[&str] = &["json", "batch", "force", "instance", "help", "version", "ipv4", "ipv6"];
+    let mut args = args.into_iter();
+    let mut out: Vec<OsString> = args.next().into_iter().collect();
+    let mut done = false;
+    for arg in args {
+        let text = arg.to_str().unwrap_or("");
+        done |= text == "--" || text == "exec";
+        match text.strip_prefix('-') {
+            Some(name) if !done && LONG.contains(&name) => out.push(format!("-{text}").into()),
+            _ => out.push(arg),
+        }
+    }
+    out
+}

@@ -1,0 +1,178 @@
+//! The command line `afnet`, in the manner of iproute2.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`args`] | commands and options (clap), help texts |
+//! | [`words`] | the keyword part: `192.0.2.10/24 dev eth0 vlan 5 afnetns NAME` |
+//! | [`print`] | answers as text or JSON |
+//! | [`batch`] | many commands from a file over one connection |
+//! | [`exec`] | a program in a compartment's cgroup |
+//!
+//! Exit status: 0 done, 1 refused or failed, 2 wrong usage; `afnet exec` has that of the program, 126 if it cannot be
+//! run and 127 if there is none.
+
+pub mod args;
+pub mod batch;
+pub mod exec;
+pub mod print;
+pub mod words;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use afnet_abi::control::{Answer, Event, Policy, Request};
+use clap::{CommandFactory, Parser};
+
+use self::args::{AddrCommand, Args, Command};
+use self::words::{AddressWords, Words};
+use crate::client::{Client, ClientError};
+
+/// Why a command was not carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    /// Wrong words.
+    #[error("{0}")]
+    Usage(String),
+    /// Not reached, or refused.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// Not written or read.
+    #[error("{0}")]
+    Io(String),
+    /// A program was not run; with the exit status.
+    #[error("{1}")]
+    Exec(u8, String),
+}
+
+impl CliError {
+    /// Status to exit with.
+    pub fn status(&self) -> u8 {
+        match self {
+            Self::Usage(_) => 2,
+            Self::Exec(status, _) => *status,
+            Self::Client(_) | Self::Io(_) => 1,
+        }
+    }
+}
+
+impl From<std::io::Error> for CliError {
+    fn from(error: std::io::Error) -> Self {
+        Self::Io(error.to_string())
+    }
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let args = match Args::try_parse_from(args::long_options(std::env::args_os())) {
+        Ok(args) => args,
+        Err(e) => e.exit(),
+    };
+    let mut out = std::io::stdout().lock();
+    let result = run(args, &mut out);
+    let flushed = out.flush();
+    match result.and(flushed.map_err(CliError::from)) {
+        Ok(()) => ExitCode::SUCCESS,
+        // The reader of a pipe has seen enough.
+        Err(CliError::Io(text)) if text.contains("Broken pipe") => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("afnet: {e}");
+            ExitCode::from(e.status())
+        }
+    }
+}
+
+fn run(args: Args, out: &mut impl Write) -> Result<(), CliError> {
+    match (&args.batch, &args.command) {
+        (Some(_), Some(_)) => Err(CliError::Usage("either a command or --batch".to_owned())),
+        (Some(file), None) => batch::run(file, &args, out),
+        (None, None) => {
+            Args::command().print_help()?;
+            Err(CliError::Usage("a command is missing".to_owned()))
+        }
+        (None, Some(Command::Completion { shell })) => {
+            clap_complete::generate(*shell, &mut Args::command(), "afnet", out);
+            Ok(())
+        }
+        (None, Some(Command::Man { directory })) => {
+            std::fs::create_dir_all(directory)?;
+            clap_mangen::generate_to(Args::command(), directory)?;
+            clap_mangen::generate_to(crate::daemon::args::Args::command(), directory)?;
+            Ok(())
+        }
+        (None, Some(Command::Exec { name, command })) => {
+            let mut client = Client::connect(&args.instance)?;
+            Err(exec::exec(&mut client, name, command))
+        }
+        (None, Some(command)) => one(&mut Client::connect(&args.instance)?, &args, command, out),
+    }
+}
+
+/// Carries out one command over a connection.
+fn one(client: &mut Client, args: &Args, command: &Command, out: &mut impl Write) -> Result<(), CliError> {
+    let request = request(args, command)?;
+    let answer = client.request(&request)?;
+    match (&request, answer) {
+        (Request::Monitor {}, _) => {
+            while let Some(event) = client.event()? {
+                monitor(&event, args.json, out)?;
+            }
+            Err(CliError::Client(ClientError::Lost("afnetd has ended".to_owned())))
+        }
+        (Request::Show { name }, Answer::Compartments(found)) if !args.json => {
+            print::compartments(&found, out)?;
+            let family = args.family();
+            let list = Request::AddrList { name: Some(name.clone()), dev: None, vlan: None, family };
+            match client.request(&list)? {
+                Answer::Addresses(addresses) => Ok(print::addresses(&addresses, "    ", out)?),
+                _ => Ok(()),
+            }
+        }
+        (_, answer) => Ok(print::answer(&answer, args.json, out)?),
+    }
+}
+
+fn monitor(event: &Event, json: bool, out: &mut impl Write) -> Result<(), CliError> {
+    print::event(event, json, out)?;
+    // Whoever reads a pipe wants it now.
+    Ok(out.flush()?)
+}
+
+/// The request that a command stands for.
+fn request(args: &Args, command: &Command) -> Result<Request, CliError> {
+    let usage = CliError::Usage;
+    Ok(match command {
+        Command::Add { name, rate, burst } => {
+            let policy = Policy { rate_pps: rate.unwrap_or(0), burst: burst.unwrap_or(0) };
+            Request::Add { name: name.clone(), policy }
+        }
+        Command::Del { name, force } => Request::Del { name: name.clone(), force: *force },
+        Command::List => Request::List {},
+        Command::Show { name: Some(name) } => Request::Show { name: name.clone() },
+        Command::Show { name: None } => Request::List {},
+        Command::Stats { name } => Request::Stats { name: name.clone() },
+        Command::Endpoints { name } => Request::Endpoints { name: name.clone() },
+        Command::Status => Request::Status {},
+        Command::Monitor => Request::Monitor {},
+        Command::Addr { command } => match command.as_ref().unwrap_or(&AddrCommand::List(Words::default())) {
+            AddrCommand::Add(words) => {
+                let words = AddressWords::parse(words).map_err(usage)?;
+                let (address, name) = words.to_add(args.family()).map_err(usage)?;
+                Request::AddrAdd { address, name }
+            }
+            AddrCommand::Del(words) => {
+                let words = AddressWords::parse(words).map_err(usage)?;
+                let (address, name) = words.to_del(args.family()).map_err(usage)?;
+                Request::AddrDel { address, name }
+            }
+            AddrCommand::List(words) => {
+                AddressWords::parse(words).and_then(|w| w.to_list(args.family())).map_err(usage)?
+            }
+        },
+        Command::Exec { .. } | Command::Completion { .. } | Command::Man { .. } => {
+            return Err(usage("not here: this command has no place in a batch".to_owned()));
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,151 @@
+//! Answers and events, as text in the manner of `ip -o` or as JSON.
+
+use std::io::{self, Write};
+
+use afnet_abi::control::{
+    Address, AddressState, Answer, Compartment, Counters, Endpoint, EndpointKind, Event, Status,
+};
+use afnet_abi::vlan::Vlan;
+
+/// Prints an answer. JSON is the payload of the answer: a list of objects, or one.
+pub fn answer(answer: &Answer, as_json: bool, out: &mut impl Write) -> io::Result<()> {
+    match answer {
+        Answer::Compartments(all) if as_json => json(all, out),
+        Answer::Addresses(all) if as_json => json(all, out),
+        Answer::Stats(stats) if as_json => json(stats, out),
+        Answer::Endpoints(all) if as_json => json(all, out),
+        Answer::Status(status) if as_json => json(status, out),
+        Answer::Compartments(all) => compartments(all, out),
+        Answer::Addresses(all) => addresses(all, "", out),
+        Answer::Stats(stats) => {
+            counters("device", &stats.devices, out)?;
+            counters("worker", &stats.workers, out)?;
+            counters("afnetns", &stats.compartments, out)
+        }
+        Answer::Endpoints(all) => endpoints(all, out),
+        Answer::Status(s) => status(s, out),
+        Answer::Cgroup { path } => writeln!(out, "{path}"),
+        Answer::Done | Answer::Hello { .. } | Answer::Attached { .. } | Answer::Claimed { .. } => Ok(()),
+    }
+}
+
+fn json(value: &impl serde::Serialize, out: &mut impl Write) -> io::Result<()> {
+    serde_json::to_writer(&mut *out, value)?;
+    writeln!(out)
+}
+
+/// One line each.
+pub fn compartments(all: &[Compartment], out: &mut impl Write) -> io::Result<()> {
+    for c in all {
+        write!(out, "{} id {} addresses {} endpoints {}", c.name, c.id, c.addresses, c.endpoints)?;
+        if c.policy.rate_pps > 0 {
+            write!(out, " rate {}", c.policy.rate_pps)?;
+        }
+        if c.policy.burst > 0 {
+            write!(out, " burst {}", c.policy.burst)?;
+        }
+        writeln!(out)?;
+    }
+    Ok(())
+}
+
+/// One line each, after `indent`.
+pub fn addresses(all: &[Address], indent: &str, out: &mut impl Write) -> io::Result<()> {
+    all.iter().try_for_each(|a| writeln!(out, "{indent}{}", address(a)))
+}
+
+fn address(a: &Address) -> String {
+    let spec = &a.spec;
+    let family = if spec.address.is_ipv4() { "inet" } else { "inet6" };
+    let mut line = format!("{family} {}/{} dev {}", spec.address, spec.prefix_len, spec.dev);
+    if spec.vlan != Vlan::NONE {
+        line += &format!(" vlan {}", spec.vlan);
+    }
+    line += &format!(" afnetns {}", a.name);
+    for (set, word) in [
+        (spec.fast_only, " fast-only"),
+        (spec.delegated, " delegated"),
+        (a.state == AddressState::Tentative, " tentative"),
+        (a.state == AddressState::Duplicate, " duplicate"),
+    ] {
+        if set {
+            line += word;
+        }
+    }
+    line
+}
+
+fn counters(what: &str, all: &[Counters], out: &mut impl Write) -> io::Result<()> {
+    for one in all {
+        writeln!(out, "{what} {}", one.name)?;
+        for counter in &one.counters {
+            writeln!(out, "    {:<28} {:>16}", counter.name, counter.value)?;
+        }
+    }
+    Ok(())
+}
+
+fn endpoints(all: &[Endpoint], out: &mut impl Write) -> io::Result<()> {
+    for e in all {
+        let kind = match e.kind {
+            EndpointKind::Udp => "udp",
+            EndpointKind::Raw => "raw",
+        };
+        write!(out, "{}: {kind} afnetns {} pid {}", e.endpoint, e.name, e.pid)?;
+        for claim in &e.claims {
+            write!(out, " port {}", claim.port)?;
+            if claim.count > 1 {
+                write!(out, "-{}", u32::from(claim.port) + u32::from(claim.count) - 1)?;
+            }
+            if let Some(address) = claim.address {
+                write!(out, "@{address}")?;
+            }
+        }
+        writeln!(out)?;
+    }
+    Ok(())
+}
+
+fn status(s: &Status, out: &mut impl Write) -> io::Result<()> {
+    writeln!(out, "instance {} pid {} wake {}", s.instance, s.pid, s.wake)?;
+    for d in &s.devices {
+        let (name, index, mac) = (&d.name, d.ifindex, &d.mac);
+        writeln!(
+            out,
+            "device {name} index {index} mac {mac} mtu {} queues {} mode {}",
+            d.mtu, d.queues, d.mode
+        )?;
+        d.refused.iter().try_for_each(|why| writeln!(out, "    refused {why}"))?;
+    }
+    for (i, cpu) in s.workers.iter().enumerate() {
+        match cpu {
+            Some(cpu) => writeln!(out, "worker {i} cpu {cpu}")?,
+            None => writeln!(out, "worker {i} cpu any")?,
+        }
+    }
+    Ok(())
+}
+
+/// One line.
+pub fn event(event: &Event, as_json: bool, out: &mut impl Write) -> io::Result<()> {
+    if as_json {
+        return json(event, out);
+    }
+    match event {
+        Event::Added { name } => writeln!(out, "added {name}"),
+        Event::Deleted { name } => writeln!(out, "deleted {name}"),
+        Event::Address(a) => writeln!(out, "address {}", address(a)),
+        Event::AddressDeleted(a) => writeln!(out, "address deleted {}", address(a)),
+        Event::Attached { endpoint, name, pid } => {
+            writeln!(out, "attached endpoint {endpoint} afnetns {name} pid {pid}")
+        }
+        Event::Detached { endpoint, name, reason } => {
+            writeln!(out, "detached endpoint {endpoint} afnetns {name}: {reason}")
+        }
+        Event::Conflict { address, dev, vlan, name, mac } => {
+            let vlan = if *vlan == Vlan::NONE { String::new() } else { format!(" vlan {vlan}") };
+            writeln!(out, "conflict {address} dev {dev}{vlan} afnetns {name}: {mac} uses it too")
+        }
+        Event::Lost { count } => writeln!(out, "lost {count} events: this reader is too slow"),
+    }
+}
