@@ -21,6 +21,7 @@
 //! | `xsk` | AF_XDP: UMEM, frame tokens, sockets | made by control, used by a worker |
 //! | [`net`] | packets as the wire has them: parsing, headers, checksums, fragments, route cache | each worker its own |
 
+mod bpf;
 pub mod config;
 pub mod counters;
 pub mod error;

@@ -246,6 +246,3 @@ fn ipv6(out: &mut [u8], ip: &Ip, next_header: u8, payload_len: usize) -> Result<
     dst.copy_from_slice(&ip.dst);
     Ok(IPV6_LEN)
 }
-
-#[cfg(test)]
-mod tests;

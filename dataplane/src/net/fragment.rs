@@ -259,6 +259,3 @@ fn unfragmentable_v6(packet: &[u8]) -> Result<(usize, usize), Drop> {
     }
     Ok((end, announced_at))
 }
-
-#[cfg(test)]
-mod tests;

@@ -297,6 +297,3 @@ impl<T> RouteCache<T> {
         place(self.hash.hash(&key.dst, &key.src, realm), self.mask)
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -12,10 +12,9 @@ use super::{
 };
 use crate::{
     config::{EndpointKind, OwnedAddress},
-    counters::Counter,
     event::Event,
-    net::{from_ip, route_cache::Key},
-    route::{Route, RouteKey},
+    net::from_ip,
+    route::RouteKey,
     worker::queue::{Queue, QueueKind},
 };
 
@@ -194,8 +193,6 @@ impl Worker {
         }
         let half = RxHalf {
             id,
-            slot,
-            kind,
             ring: rx,
             wake: std::sync::Arc::clone(&wake),
             counters: std::sync::Arc::clone(&counters),
@@ -247,7 +244,7 @@ impl Worker {
                 }
             }
         }
-        Reply::Endpoint(Box::new((tx, rx)))
+        Reply::Endpoint((tx, rx))
     }
 
     fn with_endpoint(&mut self, id: u64, change: impl FnOnce(&mut TxHalf, &mut Slot, u32)) -> Reply {
@@ -279,15 +276,6 @@ impl Worker {
         Reply::Stopped(queues, audits)
     }
 
-    fn route(&mut self, key: &RouteKey, route: Route) {
-        let mut ready = Vec::new();
-        self.core.routes.answer(&Key::from(key), route, self.core.now, |waiting| ready.push(waiting));
-        for waiting in ready {
-            self.core.count(key.slot, Counter::TxUnreachable);
-            self.spare(waiting.payload);
-        }
-    }
-
     fn flush_routes(&mut self) {
         let Core { routes, events, .. } = &mut self.core;
         routes.flush(|key| {
@@ -296,7 +284,7 @@ impl Worker {
     }
 
     /// Keeps a buffer for the next datagram that must wait.
-    fn spare(&mut self, mut buffer: Vec<u8>) {
+    pub(super) fn spare(&mut self, mut buffer: Vec<u8>) {
         if self.core.spare.len() < SPARE {
             buffer.clear();
             self.core.spare.push(buffer);

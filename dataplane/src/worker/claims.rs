@@ -72,6 +72,11 @@ impl ClaimTable {
         self.exact.retain(|(_, e)| *e != endpoint);
     }
 
+    /// Whether there are none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.all.is_empty() && self.exact.is_empty()
+    }
+
     /// The endpoint that has `port` of `address`.
     #[inline]
     pub(crate) fn find(&self, address: &Address, port: u16) -> Option<u32> {

@@ -8,7 +8,11 @@ use std::{os::fd::OwnedFd, sync::Arc};
 use afnet_ring::{Consumer, Producer};
 use crossbeam::channel::Sender;
 
-use super::{claims::Claim, queue::Queue};
+use super::{
+    claims::Claim,
+    endpoint::{RxHalf, TxHalf},
+    queue::Queue,
+};
 use crate::{
     config::{EndpointKind, OwnedAddress},
     counters::Counters,
@@ -75,6 +79,9 @@ pub(crate) struct NewEndpoint {
     pub(crate) slot_counters: Arc<Counters>,
 }
 
+/// The halves of an endpoint that a worker no longer serves.
+pub(crate) type Halves = (Option<Box<TxHalf>>, Option<Box<RxHalf>>);
+
 /// What a worker answers.
 #[derive(Debug)]
 pub(crate) enum Reply {
@@ -86,8 +93,8 @@ pub(crate) enum Reply {
     Queues(Vec<Queue>),
     /// To `TakeSocket`.
     Socket(RxSocket),
-    /// To `RemoveEndpoint`: to be dropped by the receiver.
-    Endpoint(Box<dyn std::any::Any + Send>),
+    /// To `RemoveEndpoint`: to be dropped by the receiver, which unmaps the memory if it is the last.
+    Endpoint(#[expect(dead_code, reason = "is only dropped")] Halves),
     /// To `Stop`: queues to be dropped by the receiver.
     Stopped(Vec<Queue>, Vec<QueueAudit>),
 }

@@ -35,6 +35,9 @@ const REASSEMBLY_TOTAL: usize = 16 << 20;
 /// Learned next hops of a worker.
 const NEXT_HOPS: usize = 4096;
 
+/// The longest packet (an IPv6 header and 65535 bytes) and its link header, rounded up.
+pub(crate) const SCRATCH: usize = 66 << 10;
+
 /// A datagram or packet that waits for its next hop.
 #[derive(Debug)]
 pub(crate) struct Waiting {
@@ -99,6 +102,8 @@ pub(crate) struct Core {
     pub(crate) events: Events,
     /// Buffers of what has waited, for reuse.
     pub(crate) spare: Vec<Vec<u8>>,
+    /// Room for one packet of any length with its headers. Taken while in use.
+    pub(crate) scratch: Vec<u8>,
 }
 
 impl Core {
@@ -131,6 +136,7 @@ impl Core {
             ids: Ids::new(HashKey::random()),
             events: Events { channel, notify, unnotified: false },
             spare: Vec::new(),
+            scratch: vec![0; SCRATCH],
         }
     }
 

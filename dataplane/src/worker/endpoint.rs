@@ -27,8 +27,6 @@ pub(crate) fn ring(fd: &OwnedFd) {
 #[derive(Debug)]
 pub(crate) struct RxHalf {
     pub(crate) id: u64,
-    pub(crate) slot: u32,
-    pub(crate) kind: EndpointKind,
     pub(crate) ring: Producer,
     pub(crate) wake: Arc<OwnedFd>,
     pub(crate) counters: Arc<Counters>,

@@ -21,12 +21,11 @@
 //! | `slot.rs`, `claims.rs`, `endpoint.rs` | compartments, ports, the halves of endpoints |
 //! | `rx.rs` | frames to endpoints |
 //! | `tx.rs`, `raw.rs` | records to routes |
-//! | `wire.rs` | routes to frames |
+//! | `send.rs`, `wire.rs` | datagrams to frames |
 //! | `local.rs` | between endpoints of this host |
 //! | `poll.rs` | what wakes a sleeping worker |
 //! | `copy.rs` | copies from and to rings |
 
-#![expect(dead_code, reason = "rx and tx follow in the next change")]
 #![cfg_attr(
     not(test),
     deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
@@ -38,9 +37,15 @@ pub(crate) mod command;
 mod copy;
 mod core;
 mod endpoint;
+mod local;
 mod poll;
 pub(crate) mod queue;
+mod raw;
+mod rx;
+mod send;
 mod slot;
+mod tx;
+mod wire;
 
 use std::{
     sync::Arc,
@@ -85,6 +90,9 @@ const POLL_EVERY_BUSY: u32 = 64;
 
 /// Between two sweeps over everything that could have been missed, and looks at timers, in nanoseconds.
 const SWEEP: u64 = 100_000_000;
+
+/// Unfinished packets given up at one sweep: more are left to the next one.
+const EXPIRE: usize = 256;
 
 /// Longest sleep: the sweep of a worker that sleeps. Everything it waits for wakes it, so this is a net.
 const NAP: Duration = Duration::from_secs(1);
@@ -184,7 +192,9 @@ impl Worker {
     /// Moves everything that waits, bounded for each source. Whether there was anything.
     fn round(&mut self) -> bool {
         self.core.counters.inc(Counter::Loops);
-        let worked = false;
+        let received = self.receive();
+        let sent = self.transmit();
+        let worked = received || sent;
         self.flush();
         worked
     }
@@ -239,6 +249,14 @@ impl Worker {
         for queue in self.devices.iter_mut().chain(&mut self.hosts) {
             queue.sweep(self.core.now);
         }
+        self.expire_routes();
+        let Core { reassembler, counters, slots, now, .. } = &mut self.core;
+        reassembler.expire(*now, EXPIRE, |slot, reason| {
+            counters.inc(reason.into());
+            if let Some(slot) = slots.get(slot as usize).and_then(Option::as_deref) {
+                slot.counters.inc(reason.into());
+            }
+        });
     }
 
     /// Nothing to do: yield or sleep, by the wake mode.

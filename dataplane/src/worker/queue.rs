@@ -14,6 +14,7 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
+use super::core::SCRATCH;
 use crate::{
     config::{DirtyMap, QueueMode},
     event::QueueAudit,
@@ -70,6 +71,10 @@ pub(crate) struct Queue {
     pub(crate) retired: Vec<(u32, RxSocket)>,
     /// Slots to visit.
     active: Vec<u32>,
+    /// Where the next round of visits goes on.
+    next: usize,
+    /// A packet in several frames.
+    pub(crate) assembly: Assembly,
     /// Slots whose socket the poller does not watch.
     pub(crate) unarmed: Vec<u32>,
     /// The poller's number for the anchor.
@@ -95,6 +100,8 @@ impl Queue {
             members: std::iter::repeat_with(|| None).take(slots).collect(),
             retired: Vec::new(),
             active: Vec::with_capacity(64),
+            next: 0,
+            assembly: Assembly::default(),
             unarmed: Vec::new(),
             token: 0,
             anchor_active: false,
@@ -169,42 +176,37 @@ impl Queue {
         activate(&mut self.members, &mut self.active, slot, now);
     }
 
-    /// Number of slots on the active list.
-    pub(crate) fn active(&self) -> usize {
-        self.active.len()
-    }
-
-    /// Visits the `at`-th slot of the active list: its number and how many descriptors it put into `out`. `None`
-    /// beyond the end. A slot that has had nothing for long leaves the list (and another takes its place).
-    pub(crate) fn visit(
-        &mut self,
-        at: &mut usize,
-        out: &mut [RxDesc; BATCH],
-        now: u64,
-    ) -> Option<(u32, usize)> {
+    /// Visits the next slot of the active list: its number and how many descriptors it put into `out`. `None` at the
+    /// list's end; the visit after that starts at its front. A slot that has had nothing for long leaves the list (and
+    /// another takes its place).
+    #[inline]
+    pub(crate) fn visit(&mut self, out: &mut [RxDesc; BATCH], now: u64) -> Option<(u32, usize)> {
         loop {
-            let slot = *self.active.get(*at)?;
+            let Some(&slot) = self.active.get(self.next) else {
+                self.next = 0;
+                return None;
+            };
             let Some(member) = self.members.get_mut(slot as usize).and_then(Option::as_deref_mut) else {
-                self.active.swap_remove(*at);
+                self.active.swap_remove(self.next);
                 continue;
             };
             let quantum = i64::try_from(QUANTUM).unwrap_or(i64::MAX);
             member.credit = (member.credit + quantum).min(quantum);
-            // Overdrafts are one frame at most, so there is always credit after a quantum.
+            // An overdraft is less than one packet, so after a quantum there is always credit.
             let budget = usize::try_from(member.credit).unwrap_or(0);
             let (n, bytes) = member.socket.receive(out, budget);
             if n == 0 {
                 member.credit = 0;
                 if now > member.until {
                     member.active = false;
-                    self.active.swap_remove(*at);
+                    self.active.swap_remove(self.next);
                     continue;
                 }
             } else {
                 member.credit -= i64::try_from(bytes).unwrap_or(quantum);
                 member.until = now + LINGER;
             }
-            *at += 1;
+            self.next += 1;
             return Some((slot, n));
         }
     }
@@ -264,6 +266,43 @@ impl Queue {
             lost: account.held,
             foreign: self.anchor.umem().foreign(),
         }
+    }
+}
+
+/// A packet that came in several frames.
+#[derive(Debug, Default)]
+pub(crate) struct Assembly {
+    bytes: Vec<u8>,
+    /// Longer than any packet may be: the rest is ignored.
+    overlong: bool,
+}
+
+impl Assembly {
+    /// Whether none is under way.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.bytes.is_empty() && !self.overlong
+    }
+
+    /// The next part. The first packet makes the buffer as large as any packet needs.
+    pub(crate) fn add(&mut self, part: &[u8]) {
+        if self.bytes.capacity() == 0 {
+            self.bytes.reserve_exact(SCRATCH);
+        }
+        if self.bytes.len() + part.len() > SCRATCH {
+            self.overlong = true;
+        } else {
+            self.bytes.extend_from_slice(part);
+        }
+    }
+
+    /// Calls `each` with the packet, unless it is too long, and starts anew. Whether it was not.
+    pub(crate) fn finish(&mut self, each: impl FnOnce(&[u8])) -> bool {
+        let whole = !std::mem::take(&mut self.overlong);
+        if whole {
+            each(&self.bytes);
+        }
+        self.bytes.clear();
+        whole
     }
 }
 

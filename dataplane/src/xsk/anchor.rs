@@ -118,6 +118,11 @@ impl Anchor {
         Ok(())
     }
 
+    /// Polls the driver from here (preferred busy polling): received packets appear in the RX rings.
+    pub(crate) fn busy_poll(&mut self) -> io::Result<()> {
+        self.fill.wakeup(self.rx.fd_mut(), 0)
+    }
+
     /// Packets that can be staged now: free frames, and room in the TX ring.
     pub(crate) fn tx_room(&mut self) -> usize {
         let want = u32::try_from(self.tx_len).unwrap_or(u32::MAX);

@@ -18,8 +18,6 @@
 //!   frame that it should not have is refused, and a lost frame is found by [`Umem::account`].
 //! * Needs CAP_NET_RAW (sockets), CAP_NET_ADMIN and locked memory.
 
-#![expect(dead_code, unused_imports, reason = "rx and tx follow in the next change")]
-
 mod anchor;
 mod bind;
 mod prefetch;
@@ -28,9 +26,9 @@ mod rx_socket;
 mod umem;
 
 pub(crate) use anchor::Anchor;
-pub(crate) use bind::{BindRequest, Bound, bind_anchor, single_frame_mtu};
+pub(crate) use bind::{BindRequest, Bound, bind_anchor};
 pub(crate) use rx_socket::RxSocket;
-pub(crate) use umem::{Account, Frame, Piece, Umem};
+pub(crate) use umem::{Frame, Umem};
 
 /// A received descriptor: address within the UMEM, length, options; as the kernel gave it, not yet checked.
 #[derive(Clone, Copy, Debug, Default)]

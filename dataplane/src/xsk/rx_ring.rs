@@ -90,8 +90,8 @@ impl RxRing {
         unsafe { self.consumer.as_ref() }
     }
 
-    /// Takes up to `out.len()` descriptors, no further one once they name `budget` bytes or more, and gives their
-    /// entries back to the kernel; returns how many, and how many bytes.
+    /// Takes up to `out.len()` descriptors, no further packet once they name `budget` bytes or more, and gives their
+    /// entries back to the kernel; returns how many, and how many bytes. Packets in several frames come whole.
     #[inline]
     pub(super) fn take(&mut self, out: &mut [RxDesc], budget: usize) -> (usize, usize) {
         if self.seen == self.position {
@@ -100,8 +100,9 @@ impl RxRing {
         }
         let available = self.seen.wrapping_sub(self.position).min(self.mask + 1);
         let (mut n, mut bytes) = (0, 0);
+        let mut complete = (0, 0);
         for to in out.iter_mut().take(available as usize) {
-            if bytes >= budget {
+            if complete.1 >= budget {
                 break;
             }
             let entry = self.position.wrapping_add(n) & self.mask;
@@ -111,7 +112,11 @@ impl RxRing {
             *to = RxDesc { addr: desc.addr, len: desc.len, options: desc.options.bits() };
             bytes += desc.len as usize;
             n += 1;
+            if !to.continues() {
+                complete = (n, bytes);
+            }
         }
+        let (n, bytes) = complete;
         if n > 0 {
             self.position = self.position.wrapping_add(n);
             // Release: the entries were read before the kernel may write them again.
