@@ -38,7 +38,7 @@ mod control;
 #[cfg(not(loom))]
 mod mapping;
 mod memory;
-#[cfg(all(any(test, fuzzing), not(loom)))]
+#[cfg(all(any(test, fuzzing, feature = "model"), not(loom)))]
 pub mod model;
 mod plain;
 mod producer;

@@ -1,0 +1,4 @@
+//! See `afnet_tests::fuzz::parse`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| afnet_tests::fuzz::parse(data));
