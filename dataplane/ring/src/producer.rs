@@ -4,7 +4,7 @@ use core::{marker::PhantomData, ptr};
 
 use afnet_abi::shm::{MAX_PAYLOAD, RECORD_ALIGN, Record, kind, record_len};
 
-use crate::{Violation, control::Words, memory::Area};
+use crate::{Payload, Violation, control::Words, memory::Area};
 
 /// The writing end. One thread owns it at a time.
 ///
@@ -201,6 +201,17 @@ impl Reserved<'_> {
         );
         // SAFETY: within the reserved payload, which lies in the data area; `bytes` is private memory.
         unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), self.payload_ptr().add(offset), bytes.len()) }
+    }
+
+    /// Copies a payload of another ring to the start of this one, as much as fits, without a stop in private memory;
+    /// returns how much.
+    #[inline]
+    pub fn write_payload(&mut self, payload: &Payload<'_>) -> usize {
+        let len = payload.len().min(self.payload);
+        // SAFETY: `len` bytes lie behind both pointers, in data areas. The payload of a reservation is not published
+        // and that of an item not released, so the two do not overlap, even within one ring.
+        unsafe { ptr::copy_nonoverlapping(payload.as_ptr(), self.payload_ptr(), len) };
+        len
     }
 
     /// Completes the record with `len` bytes of payload, at most [`Self::capacity`] (more is cut). `record.len` is
