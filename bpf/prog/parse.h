@@ -193,10 +193,15 @@ static __always_inline bool ipv4_checksum_ok(const struct iphdr *ip)
 	return fold((__u64)word[0] + word[1] + word[2] + word[3] + word[4]) == 0xffff;
 }
 
-/* Replaces one 16-bit word in a checksum (RFC 1624, equation 3). */
+/*
+ * Replaces one 16-bit word in a checksum (RFC 1624, equation 3). The two zeros of one's complement
+ * are as good as each other to who checks, unless all else is zero too: then only 0xffff will do.
+ */
 static __always_inline void replace_sum(__sum16 *sum, __u16 from, __u16 to)
 {
-	*sum = ~fold((__u64)(__u16) ~*sum + (__u16)~from + to);
+	__u16 result = ~fold((__u64)(__u16) ~*sum + (__u16)~from + to);
+
+	*sum = result ? result : 0xffff;
 }
 
 static __always_inline void swap_macs(struct ethhdr *eth)

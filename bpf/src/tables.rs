@@ -5,7 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    mem::offset_of,
+    mem::{self, offset_of},
     net::IpAddr,
     sync::atomic::{AtomicU32, Ordering},
 };
@@ -33,7 +33,7 @@ const UDP: u8 = 17;
 /// What the daemon's side remembers.
 #[derive(Debug, Default)]
 pub(crate) struct Slots {
-    /// Compartments that were ever set or had a claim.
+    /// Compartments that were ever set, or had an address or a claim.
     pub used: BTreeMap<u32, Slot>,
     /// Counters of compartments that were cleared.
     pub retired: Vec<u64>,
@@ -160,7 +160,8 @@ impl Demux {
     pub fn clear_compartment(&self, slot: u32) -> Result<(), Error> {
         self.check_slot(slot)?;
         let mut slots = self.slots.borrow_mut();
-        let state = slots.used.remove(&slot).unwrap_or_default();
+        // The slot stays in the books: addresses that still name it go on counting.
+        let state = mem::take(slots.used.entry(slot).or_default());
         self.maps.compartments.insert(&slot, &afnet_compartment::default())?;
         for (shift, port) in state.claims {
             self.maps.claims.remove(&afnet_claim { slot, port, protocol: UDP, shift })?;
