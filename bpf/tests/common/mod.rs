@@ -51,6 +51,26 @@ pub const PORT: u16 = 5353;
 /// A block of ports that slot 1 has claimed: first port and number.
 pub const BLOCK: (u16, u16) = (1000, 1000);
 
+/// Who owns what: address, slot, tentative, fast-only.
+pub const ADDRESSES: [(&str, u32, bool, bool); 16] = [
+    ("192.0.2.1", 1, false, false),
+    ("192.0.2.11", 1, false, false),
+    ("192.0.2.2", 2, false, false),
+    ("192.0.2.3", 3, false, false),
+    ("192.0.2.4", 4, false, false),
+    ("192.0.2.5", 1, true, false),
+    ("192.0.2.6", 1, false, true),
+    ("2001:db8::1", 1, false, false),
+    ("2001:db8::11", 1, false, false),
+    ("2001:db8::2", 2, false, false),
+    ("2001:db8::3", 3, false, false),
+    ("2001:db8::4", 4, false, false),
+    ("2001:db8::5", 1, true, false),
+    ("2001:db8::6", 1, false, true),
+    ("20.30|2001:db8::2030", 1, false, false),
+    ("7|192.0.2.77", 1, false, false),
+];
+
 pub fn addr(text: &str) -> IpAddr {
     text.parse().expect("an address")
 }
@@ -80,25 +100,8 @@ impl Bench {
         }
         demux.insert_claim(1, 17, BLOCK.0, BLOCK.1).unwrap();
         let bench = Self { demux, _sockets: held };
-        for (text, slot) in [
-            ("192.0.2.1", 1),
-            ("192.0.2.11", 1),
-            ("192.0.2.2", 2),
-            ("192.0.2.3", 3),
-            ("192.0.2.4", 4),
-            ("2001:db8::1", 1),
-            ("2001:db8::11", 1),
-            ("2001:db8::2", 2),
-            ("2001:db8::3", 3),
-            ("2001:db8::4", 4),
-        ] {
-            bench.own(text, AddressEntry { slot, ..Default::default() });
-        }
-        for text in ["192.0.2.5", "2001:db8::5"] {
-            bench.own(text, AddressEntry { slot: 1, tentative: true, ..Default::default() });
-        }
-        for text in ["192.0.2.6", "2001:db8::6"] {
-            bench.own(text, AddressEntry { slot: 1, fast_only: true, ..Default::default() });
+        for (text, slot, tentative, fast_only) in ADDRESSES {
+            bench.own(text, AddressEntry { slot, tentative, fast_only });
         }
         bench
     }
