@@ -44,8 +44,9 @@ static __always_inline int udp6(struct xdp_md *xdp, void *data, void *end, __u32
 }
 
 /* Not static, for the verifier's sake (chain.h). */
-__noinline int ipv6_other(struct xdp_md *xdp, __u32 l3, __u32 vlan, bool group)
+__noinline int ipv6_other(struct xdp_md *xdp, __u32 offset_l3, __u32 vlan, bool group)
 {
+	__u64 l3 = to_bound(offset_l3);
 	void *data = (void *)(long)xdp->data, *end = (void *)(long)xdp->data_end;
 	struct chain chain = {.offset = l3 + sizeof(struct ipv6hdr)};
 	const struct afnet_compartment *c;

@@ -98,27 +98,24 @@ static __always_inline bool nd_options(const struct nd_message *m, __u32 length,
 	return at == left;
 }
 
-/* Sum of the pseudo header over the addresses of `ip`. */
-static __always_inline __s64 pseudo_sum(const __be32 *source, const __be32 *dest, __u32 length)
+/* Sum of a pseudo header, whose addresses are in place, for a message of `length` bytes. */
+static __always_inline __s64 pseudo_sum(struct pseudo6 *pseudo, __u32 length)
 {
-	struct pseudo6 pseudo = {
-		.source = {source[0], source[1], source[2], source[3]},
-		.dest = {dest[0], dest[1], dest[2], dest[3]},
-		.length = bpf_htonl(length),
-		.next = bpf_htonl(IPPROTO_ICMPV6),
-	};
-
-	return bpf_csum_diff(NULL, 0, (__be32 *)&pseudo, sizeof(pseudo), 0);
+	pseudo->length = bpf_htonl(length);
+	pseudo->next = bpf_htonl(IPPROTO_ICMPV6);
+	return bpf_csum_diff(NULL, 0, (__be32 *)pseudo, sizeof(*pseudo), 0);
 }
 
 /*
  * Turns the solicitation `m` into the advertisement: same Ethernet header and tags, a fresh IPv6
- * header right after them, 32 bytes of NA. `to` is the asker's link-layer address, `dest` its
- * address; a probe from :: is answered to all nodes.
+ * header right after them, 32 bytes of NA. `to` is the asker's link-layer address,
+ * pseudo->source its address; a probe from :: is answered to all nodes. The pseudo header is used
+ * again, as it is: its sum knows no order.
  */
 static __always_inline int nd_answer(struct xdp_md *xdp, __u32 l3, struct nd_message *m,
-				     __be32 *dest, __u64 to, __u32 slot)
+				     struct pseudo6 *pseudo, __u64 to, __u32 slot)
 {
+	__be32 *dest = pseudo->source;
 	__u32 length = l3 + sizeof(struct ipv6hdr) + NA_LEN;
 	__u32 flags = NA_OVERRIDE | NA_SOLICITED;
 	struct ipv6hdr *ip;
@@ -137,8 +134,9 @@ static __always_inline int nd_answer(struct xdp_md *xdp, __u32 l3, struct nd_mes
 	m->options[0] = OPT_TARGET_LLA;
 	m->options[1] = 1;
 	put_mac(m->options + 2, device_mac);
-	m->checksum = ~fold(
-		bpf_csum_diff(NULL, 0, (__be32 *)m, NA_LEN, pseudo_sum(m->target, dest, NA_LEN)));
+	__builtin_memcpy(pseudo->dest, m->target, sizeof(pseudo->dest));
+	m->checksum =
+		~fold(bpf_csum_diff(NULL, 0, (__be32 *)m, NA_LEN, pseudo_sum(pseudo, NA_LEN)));
 
 	if (is_nonlinear(xdp))
 		return pass(AFNET_PASS_NONLINEAR);
@@ -168,18 +166,22 @@ static __always_inline int nd_answer(struct xdp_md *xdp, __u32 l3, struct nd_mes
 __noinline int nd_receive(struct xdp_md *xdp, struct nd *nd)
 {
 	void *data = (void *)(long)xdp->data, *end = (void *)(long)xdp->data_end;
-	__u32 l3, length, slot;
+	__u32 length, slot;
+	__u64 l3;
 	struct ipv6hdr *ip;
 	const struct afnet_address *owner;
 	struct ethhdr *eth = data;
 	struct nd_message m = {};
-	__be32 source[4], dest[4];
+	struct pseudo6 pseudo;
+	__be32 *source = pseudo.source, *dest = pseudo.dest;
 	__u64 from, lladdr;
 	bool probe;
 
-	if (!nd || nd->l3 > L3_MAX)
+	if (!nd)
 		return pass(AFNET_PASS_VLAN);
-	l3 = nd->l3;
+	l3 = to_bound(nd->l3);
+	if (l3 > L3_MAX)
+		return pass(AFNET_PASS_VLAN);
 	length = nd->length;
 	ip = data + l3;
 	if ((void *)(eth + 1) > end || (void *)(ip + 1) > end)
@@ -191,14 +193,14 @@ __noinline int nd_receive(struct xdp_md *xdp, struct nd *nd)
 							   : AFNET_PASS_ND_OPTION);
 	if (bpf_xdp_load_bytes(xdp, nd->offset, &m, length))
 		return pass_short(xdp);
-	__builtin_memcpy(source, &ip->saddr, sizeof(source));
-	__builtin_memcpy(dest, &ip->daddr, sizeof(dest));
+	__builtin_memcpy(source, &ip->saddr, sizeof(pseudo.source));
+	__builtin_memcpy(dest, &ip->daddr, sizeof(pseudo.dest));
 	from = mac_number(eth->h_source);
 
 	if (m.code)
 		return pass(AFNET_PASS_ND_CODE);
-	if (fold(bpf_csum_diff(NULL, 0, (__be32 *)&m, sizeof(m),
-			       pseudo_sum(source, dest, length))) != 0xffff)
+	if (fold(bpf_csum_diff(NULL, 0, (__be32 *)&m, sizeof(m), pseudo_sum(&pseudo, length))) !=
+	    0xffff)
 		return pass(AFNET_PASS_ND_CHECKSUM);
 	if (ipv6_is_group(m.target))
 		return pass(AFNET_PASS_ND_TARGET);
@@ -230,7 +232,7 @@ __noinline int nd_receive(struct xdp_md *xdp, struct nd *nd)
 					m.target);
 		return pass_slot(slot, AFNET_PASS_TENTATIVE);
 	}
-	return nd_answer(xdp, l3, &m, source, lladdr ? lladdr : from, slot);
+	return nd_answer(xdp, l3, &m, &pseudo, lladdr ? lladdr : from, slot);
 }
 
 #endif

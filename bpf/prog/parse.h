@@ -68,6 +68,17 @@ static __always_inline void put_mac(__u8 *mac, __u64 number)
 	part[2] = number >> 32;
 }
 
+/*
+ * The same number, in a register that the compiler knows nothing about: a comparison then bounds
+ * the very register that is added to a pointer. Kernel 6.1 forgets the bounds of a number's 32-bit
+ * copy.
+ */
+static __always_inline __u64 to_bound(__u64 number)
+{
+	asm volatile("" : "+r"(number));
+	return number;
+}
+
 /* Bytes in the frame's first buffer. */
 static __always_inline __u64 linear_len(struct xdp_md *xdp)
 {
