@@ -9,6 +9,7 @@
 //! | [`state`] | what a restarted daemon finds again |
 //! | [`netlink`] | links, addresses, routes, neighbours of the kernel |
 //! | [`server`] | the control socket |
+//! | [`daemon`] | all of it together, with BPF programs and workers |
 //! | [`client`], [`cli`] | the command line |
 //! | [`system`] | privileges, cgroups, bpffs, locks, signals |
 

@@ -57,6 +57,11 @@ pub struct Found {
 }
 
 impl Found {
+    /// Straight out of a device.
+    pub fn on_link(oif: u32) -> Self {
+        Self { kind: Kind::Unicast, oif, gateway: None, mtu: None, prefix_len: 0 }
+    }
+
     fn parse(message: &RouteMessage) -> Self {
         let mut found = Self {
             kind: match message.header.kind {

@@ -12,7 +12,7 @@ use afnet_abi::control::{Event, MAX_FDS, MAX_LINE, Refusal, Reply, Request};
 use mio::net::UnixStream;
 use rustix::io::Errno;
 
-use super::peer::Peer;
+use super::peer::{Peer, peer_cgroup};
 use super::wire::{OutQueue, receive};
 use crate::error::Refused;
 
@@ -91,6 +91,11 @@ impl Conn {
     /// The descriptors that came since they were last taken.
     pub fn take_fds(&mut self) -> Vec<OwnedFd> {
         std::mem::take(&mut self.fds)
+    }
+
+    /// Path of the peer's cgroup, now.
+    pub fn cgroup(&self) -> io::Result<String> {
+        peer_cgroup(self.stream.as_fd(), self.peer.pid)
     }
 
     /// The next complete request.

@@ -1,0 +1,236 @@
+//! Addresses and delegated prefixes: given to compartments, and taken away.
+//!
+//! | step of giving | undone by |
+//! |---|---|
+//! | registry: one owner in a realm | removal |
+//! | kernel's device (/32, /128), or a route over the host link if the kernel is not to have it | `del` |
+//! | workers: what the compartment may send from | the list without it |
+//! | XDP program: from now on it answers for the address | removal from its maps |
+//! | state file | the file without it |
+
+use std::net::IpAddr;
+
+use afnet_abi::control::{Address, AddressSpec, AddressState, Event};
+use afnet_bpf::AddressEntry;
+use afnet_dataplane::OwnedAddress;
+use rustix::io::Errno;
+
+use super::core::Core;
+use super::device::{bpf, dataplane_error};
+use crate::error::Refused;
+use crate::registry::{Owned, Prefix, Realm, Slot, bits};
+
+impl Core {
+    /// Gives an address or prefix to a compartment.
+    pub(super) fn add_address(&mut self, name: &str, spec: &AddressSpec) -> Result<(), Refused> {
+        let slot = self.registry.slot(name)?;
+        let owned = self.owned(spec, AddressState::Ok)?;
+        if !owned.delegated
+            && let Some(host) = self.mirror.host_address(owned.address)
+        {
+            let text = format!(
+                "{}/{} is the host's own: a compartment needs an address that nobody has",
+                host.address, host.prefix_len
+            );
+            return Err(Refused::new(Errno::ADDRINUSE, text));
+        }
+        self.registry.add_address(slot, owned)?;
+        if let Err(e) = self.install(slot, &owned).and_then(|()| self.save(slot)) {
+            self.uninstall(slot, &owned);
+            self.registry.remove_address(owned.realm, owned.prefix());
+            self.tell_addresses(slot).unwrap_or_else(|e| tracing::error!("{e}"));
+            return Err(e);
+        }
+        self.flush_routes_soon();
+        let address = self.wire_address(name, &owned);
+        self.events.push(Event::Address(address));
+        Ok(())
+    }
+
+    /// Takes one away.
+    pub(super) fn del_address(&mut self, spec: &AddressSpec, name: Option<&str>) -> Result<(), Refused> {
+        let realm = Realm { device: self.device(&spec.dev)?, vlan: spec.vlan };
+        let len = if spec.delegated { spec.prefix_len } else { bits(spec.address) };
+        let prefix = Prefix { address: spec.address, len };
+        let missing = || {
+            let what = if spec.delegated { "prefix" } else { "address" };
+            let text = format!("no compartment has the {what} {}/{len} on {}", spec.address, spec.dev);
+            Refused::new(Errno::ADDRNOTAVAIL, text)
+        };
+        let (slot, _) = self.registry.find(realm, prefix).ok_or_else(missing)?;
+        let owner = self.name(slot);
+        if let Some(name) = name
+            && name != owner
+        {
+            self.registry.slot(name)?;
+            let text = format!("{} belongs to {owner}, not to {name}", spec.address);
+            return Err(Refused::new(Errno::ADDRNOTAVAIL, text));
+        }
+        let (slot, owned) = self.registry.remove_address(realm, prefix).ok_or_else(missing)?;
+        self.uninstall(slot, &owned);
+        self.tell_addresses(slot)?;
+        self.save(slot)?;
+        self.flush_routes_soon();
+        let address = self.wire_address(&owner, &owned);
+        self.events.push(Event::AddressDeleted(address));
+        Ok(())
+    }
+
+    /// Makes an owned address work: kernel, workers, XDP program, in this order.
+    pub(super) fn install(&mut self, slot: Slot, owned: &Owned) -> Result<(), Refused> {
+        self.install_kernel(owned)?;
+        self.tell_addresses(slot)?;
+        self.install_demux(slot, owned)
+    }
+
+    /// The kernel's part: the address on its device, or a way to the workers. Having it already is fine.
+    pub(super) fn install_kernel(&mut self, owned: &Owned) -> Result<(), Refused> {
+        let Some(live) = self.devices.get(usize::from(owned.realm.device)).and_then(|d| d.live.as_ref())
+        else {
+            return Ok(());
+        };
+        let ifindex = live.link.ifindex;
+        if owned.in_kernel() {
+            let name = &live.link.name;
+            return match self.netlink.add_address(ifindex, owned.address) {
+                Err(e) if e.errno == Errno::EXIST => Ok(()),
+                other => other.map_err(|e| e.refused(format!("adding {} to {name}", owned.address))),
+            };
+        }
+        // In a tagged realm the host is no member.
+        if let Some(host) = &self.host
+            && owned.realm.vlan == afnet_abi::vlan::Vlan::NONE
+        {
+            let source = self.mirror.host_source(ifindex, owned.address.is_ipv6());
+            host.link.add_route(&mut self.netlink, owned.prefix(), source)?;
+        }
+        Ok(())
+    }
+
+    /// The XDP program's part.
+    pub(super) fn install_demux(&self, slot: Slot, owned: &Owned) -> Result<(), Refused> {
+        let Some(live) = self.devices.get(usize::from(owned.realm.device)).and_then(|d| d.live.as_ref())
+        else {
+            return Ok(());
+        };
+        let entry = AddressEntry {
+            slot,
+            tentative: owned.state != AddressState::Ok,
+            // What the kernel does not have, the program has to answer for.
+            fast_only: !owned.in_kernel(),
+        };
+        let vlan = owned.realm.vlan;
+        let result = if owned.delegated {
+            live.demux.insert_prefix(vlan, owned.address, owned.prefix_len, entry)
+        } else {
+            live.demux.insert_address(vlan, owned.address, entry)
+        };
+        result
+            .map_err(|e| bpf(format!("giving {} to the XDP program of {}", owned.text(), live.link.name), &e))
+    }
+
+    /// Undoes [`Self::install`], but for the workers' list; what is not there any more is fine.
+    pub(super) fn uninstall(&mut self, slot: Slot, owned: &Owned) {
+        let Some(live) = self.devices.get(usize::from(owned.realm.device)).and_then(|d| d.live.as_ref())
+        else {
+            return;
+        };
+        let vlan = owned.realm.vlan;
+        let removed = if owned.delegated {
+            live.demux.remove_prefix(vlan, owned.address, owned.prefix_len)
+        } else {
+            live.demux.remove_address(vlan, owned.address)
+        };
+        match removed {
+            Ok(()) | Err(afnet_bpf::Error::NoAddress { .. }) => {}
+            Err(e) => {
+                tracing::error!("taking {} of compartment {slot} from the XDP program: {e}", owned.text())
+            }
+        }
+        self.uninstall_kernel(owned);
+    }
+
+    /// The kernel's part of it.
+    pub(super) fn uninstall_kernel(&mut self, owned: &Owned) {
+        let Some(live) = self.devices.get(usize::from(owned.realm.device)).and_then(|d| d.live.as_ref())
+        else {
+            return;
+        };
+        let gone = if owned.in_kernel() {
+            self.netlink.del_address(live.link.ifindex, owned.address)
+        } else if let Some(host) = &self.host {
+            host.link.del_route(&mut self.netlink, owned.prefix())
+        } else {
+            Ok(())
+        };
+        match gone {
+            Err(e) if !matches!(e.errno, Errno::ADDRNOTAVAIL | Errno::NODEV) => {
+                tracing::error!("taking {} from the kernel: {e}", owned.text());
+            }
+            _ => {}
+        }
+    }
+
+    /// Tells the workers a compartment's addresses, if they know the compartment or `slot` has endpoints. Workers
+    /// need not know the others: nothing of theirs reaches a worker.
+    pub(super) fn tell_addresses(&mut self, slot: Slot) -> Result<(), Refused> {
+        if self.endpoints.values().any(|e| e.slot == slot) { self.introduce(slot) } else { Ok(()) }
+    }
+
+    /// Tells the workers a compartment's addresses.
+    pub(super) fn introduce(&mut self, slot: Slot) -> Result<(), Refused> {
+        let Some(compartment) = self.registry.get(slot) else { return Ok(()) };
+        let addresses: Vec<OwnedAddress> = compartment
+            .addresses
+            .iter()
+            .filter_map(|owned| {
+                let live = self.devices.get(usize::from(owned.realm.device))?.live.as_ref()?;
+                Some(OwnedAddress {
+                    addr: owned.address,
+                    prefix_len: owned.prefix_len,
+                    ifindex: live.link.ifindex,
+                    vlan: owned.realm.vlan,
+                    delegated: owned.delegated,
+                    usable: owned.state == AddressState::Ok,
+                    fast_only: !owned.in_kernel(),
+                })
+            })
+            .collect();
+        let what = || format!("telling the workers the addresses of {}", compartment.name);
+        self.dataplane.set_addresses(slot, &addresses).map_err(|e| dataplane_error(what(), &e))
+    }
+
+    /// A specification in the registry's terms.
+    pub(super) fn owned(&self, spec: &AddressSpec, state: AddressState) -> Result<Owned, Refused> {
+        Ok(Owned {
+            realm: Realm { device: self.device(&spec.dev)?, vlan: spec.vlan },
+            address: spec.address,
+            prefix_len: spec.prefix_len,
+            delegated: spec.delegated,
+            fast_only: spec.fast_only,
+            state,
+        })
+    }
+
+    /// The other way round.
+    pub(super) fn spec(&self, owned: &Owned) -> AddressSpec {
+        AddressSpec {
+            address: owned.address,
+            prefix_len: owned.prefix_len,
+            dev: self.device_name(owned.realm).to_owned(),
+            vlan: owned.realm.vlan,
+            delegated: owned.delegated,
+            fast_only: owned.fast_only,
+        }
+    }
+
+    /// As it is shown.
+    pub(super) fn wire_address(&self, name: &str, owned: &Owned) -> Address {
+        Address { spec: self.spec(owned), name: name.to_owned(), state: owned.state }
+    }
+
+    /// Whether a compartment owns an address in some realm.
+    pub(super) fn owns(&self, slot: Slot, address: IpAddr) -> bool {
+        self.registry.get(slot).is_some_and(|c| c.addresses.iter().any(|o| o.prefix().contains(address)))
+    }
+}

@@ -1,0 +1,332 @@
+//! Endpoints: one for each connection that attached, and the ports it has claimed.
+//!
+//! An endpoint ends with its connection, so a tenant that dies loses it as soon as the kernel closes its socket.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+
+use afnet_abi::control::{Answer, EndpointKind, Event};
+use afnet_abi::shm;
+use afnet_dataplane as dp;
+use rustix::io::Errno;
+
+use super::core::Core;
+use super::device::{bpf, dataplane_error};
+use super::proof::{Proof, own_cookie};
+use crate::error::{Context, Refused};
+use crate::registry::{Claim, Piece, PortError, Slot};
+use crate::server::{Conn, Outcome};
+use crate::system::sysctl;
+
+/// IP protocol number.
+const UDP: u8 = 17;
+
+/// An endpoint.
+#[derive(Debug)]
+pub struct Endpoint {
+    /// The dataplane's number for it.
+    pub id: u64,
+    /// The compartment.
+    pub slot: Slot,
+    /// Kind.
+    pub kind: EndpointKind,
+    /// The process that attached.
+    pub pid: u32,
+    /// The sockets behind each claim, kept while it stands.
+    proofs: HashMap<(u16, Option<IpAddr>), Vec<Proof>>,
+}
+
+impl Endpoint {
+    /// Whether it takes everything.
+    pub fn is_raw(&self) -> bool {
+        self.kind == EndpointKind::Raw
+    }
+}
+
+impl Core {
+    /// Makes an endpoint for a connection.
+    pub(super) fn attach(
+        &mut self,
+        conn: &Conn,
+        kind: EndpointKind,
+        name: Option<&str>,
+        rx_len: Option<u64>,
+        tx_len: Option<u64>,
+    ) -> Result<Outcome, Refused> {
+        if self.endpoints.contains_key(&conn.id) {
+            return Err(Refused::new(Errno::EXIST, "this connection has an endpoint: open one for each"));
+        }
+        let slot = match name {
+            Some(name) => self.registry.slot(name)?,
+            None => self.compartment_of(conn)?,
+        };
+        let name = self.name(slot);
+        if self.endpoints.values().filter(|e| e.slot == slot).count() >= self.config.limits.endpoints {
+            let most = self.config.limits.endpoints;
+            let text = format!("{name} has {most} endpoints already: raise limits.endpoints of afnetd");
+            return Err(Refused::new(Errno::USERS, text));
+        }
+        let rx_len = ring_len(rx_len, self.config.limits.rx_ring)?;
+        let tx_len = ring_len(tx_len, self.config.limits.tx_ring)?;
+        self.introduce(slot)?;
+        let wanted = match kind {
+            EndpointKind::Udp => dp::EndpointKind::Udp,
+            EndpointKind::Raw => dp::EndpointKind::Raw,
+        };
+        let made = self.dataplane.attach(slot, wanted, rx_len, tx_len);
+        let made = made.map_err(|e| dataplane_error(format!("attaching to {name}"), &e))?;
+        let endpoint = Endpoint { id: made.id, slot, kind, pid: conn.peer.pid, proofs: HashMap::new() };
+        self.endpoints.insert(conn.id, endpoint);
+        if kind == EndpointKind::Raw
+            && let Err(e) = self.set_policy(slot)
+        {
+            self.detach(conn.id, "refused");
+            return Err(e);
+        }
+        let event = Event::Attached { endpoint: made.id, name: name.clone(), pid: conn.peer.pid };
+        self.events.push(event);
+        let addresses = self.registry.get(slot).map(|c| c.addresses.clone()).unwrap_or_default();
+        let answer = Answer::Attached {
+            endpoint: made.id,
+            addresses: addresses.iter().map(|owned| self.wire_address(&name, owned)).collect(),
+            name,
+            workers: u32::try_from(self.dataplane.workers()).unwrap_or(u32::MAX),
+            rx_len: rx_len as u64,
+            tx_len: tx_len as u64,
+        };
+        let fds = [made.memfd, made.wake].into_iter().chain(made.doorbells).collect();
+        Ok(Outcome { answer, fds })
+    }
+
+    /// The compartment whose cgroup the peer lives in.
+    fn compartment_of(&self, conn: &Conn) -> Result<Slot, Refused> {
+        let path = conn.cgroup().refused(|| "finding the cgroup of the process that attaches")?;
+        let name = self.cgroups.compartment(&path).ok_or_else(|| {
+            let text = format!(
+                "not permitted: process {} is in no compartment (its cgroup is {path}): start it by `afnet exec NAME -- ...`",
+                conn.peer.pid
+            );
+            Refused::new(Errno::PERM, text)
+        })?;
+        self.registry.slot(name)
+    }
+
+    /// Takes the endpoint of a connection away, with its claims. Without one nothing happens.
+    pub(super) fn detach(&mut self, conn: u64, reason: &str) {
+        let Some(endpoint) = self.endpoints.remove(&conn) else { return };
+        let slot = endpoint.slot;
+        let claims = self.registry.get(slot).map(|c| c.claims.of(endpoint.id)).unwrap_or_default();
+        for claim in claims {
+            let removed = self.registry.get_mut(slot);
+            let removed = removed.and_then(|c| c.claims.remove(endpoint.id, claim.first, claim.address));
+            if let Some((_, pieces)) = removed {
+                self.close_ports(slot, &pieces);
+            }
+        }
+        if endpoint.is_raw()
+            && let Err(e) = self.set_policy(slot)
+        {
+            tracing::error!("{e}");
+        }
+        if let Err(e) = self.dataplane.detach(endpoint.id) {
+            tracing::error!("detaching endpoint {}: {e}", endpoint.id);
+        }
+        let name = self.name(slot);
+        self.events.push(Event::Detached { endpoint: endpoint.id, name, reason: reason.to_owned() });
+    }
+
+    /// Puts ports of a connection's endpoint on the fast path.
+    pub(super) fn claim(
+        &mut self,
+        conn: u64,
+        port: u16,
+        count: u16,
+        address: Option<IpAddr>,
+        sockets: Vec<OwnedFd>,
+    ) -> Result<Answer, Refused> {
+        let cookie = if sockets.is_empty() {
+            None
+        } else {
+            own_cookie().refused(|| "identifying afnetd's network namespace")?
+        };
+        let proofs: Vec<Proof> =
+            sockets.into_iter().map(|fd| Proof::check(fd, cookie)).collect::<Result<_, _>>()?;
+        let endpoint = self.endpoint(conn)?;
+        let (id, slot) = (endpoint.id, endpoint.slot);
+        if endpoint.is_raw() {
+            return Err(Refused::new(Errno::OPNOTSUPP, "a raw endpoint has all of its compartment already"));
+        }
+        if let Some(address) = address
+            && !self.owns(slot, address)
+        {
+            let text = format!("{address} is no address of {}", self.name(slot));
+            return Err(Refused::new(Errno::ADDRNOTAVAIL, text));
+        }
+        let port = match port {
+            0 if count != 1 => {
+                return Err(Refused::new(Errno::INVAL, "any free port: for one port, not for a block"));
+            }
+            0 => self.choose_port(slot, address, &proofs)?,
+            port => port,
+        };
+        let claim = Claim { endpoint: id, first: port, count, address };
+        let compartment = self.registry.get(slot).ok_or(Refused::new(Errno::NOENT, "no compartment"))?;
+        compartment.claims.check(&claim).map_err(|e| refuse_port(&e))?;
+        // Blocks come without sockets: nobody binds thousands.
+        if count == 1 {
+            self.check_proofs(slot, port, address, &proofs)?;
+        }
+        let what = || format!("claiming port {port}");
+        self.dataplane.claim(id, port, count, address).map_err(|e| dataplane_error(what(), &e))?;
+        let entered = self
+            .registry
+            .get_mut(slot)
+            .map_or(Ok(Vec::new()), |c| c.claims.insert(claim).map_err(|e| refuse_port(&e)))
+            .and_then(|pieces| self.open_ports(slot, &pieces));
+        if let Err(e) = entered {
+            self.release(slot, &claim)?;
+            return Err(e);
+        }
+        if let Some(endpoint) = self.endpoints.get_mut(&conn) {
+            endpoint.proofs.insert((port, address), proofs);
+        }
+        Ok(Answer::Claimed { port, count })
+    }
+
+    /// Gives a claim of a connection's endpoint back.
+    pub(super) fn unclaim(&mut self, conn: u64, port: u16, address: Option<IpAddr>) -> Result<(), Refused> {
+        let endpoint = self.endpoint(conn)?;
+        let (id, slot) = (endpoint.id, endpoint.slot);
+        let claims = self.registry.get(slot).map(|c| c.claims.of(id)).unwrap_or_default();
+        let claim = claims.iter().find(|c| c.first == port && c.address == address).ok_or_else(|| {
+            Refused::new(Errno::NOENT, format!("this endpoint has no claim that starts at port {port}"))
+        })?;
+        self.release(slot, claim)?;
+        if let Some(endpoint) = self.endpoints.get_mut(&conn) {
+            endpoint.proofs.remove(&(port, address));
+        }
+        Ok(())
+    }
+
+    /// Takes a claim out: XDP program, registry, workers.
+    fn release(&mut self, slot: Slot, claim: &Claim) -> Result<(), Refused> {
+        let removed = self.registry.get_mut(slot);
+        let removed = removed.and_then(|c| c.claims.remove(claim.endpoint, claim.first, claim.address));
+        if let Some((_, pieces)) = removed {
+            self.close_ports(slot, &pieces);
+        }
+        let what = || format!("giving port {} back", claim.first);
+        let result = self.dataplane.unclaim(claim.endpoint, claim.first, claim.count, claim.address);
+        result.map_err(|e| dataplane_error(what(), &e))
+    }
+
+    fn endpoint(&self, conn: u64) -> Result<&Endpoint, Refused> {
+        self.endpoints
+            .get(&conn)
+            .ok_or_else(|| Refused::new(Errno::NOTCONN, "this connection has not attached"))
+    }
+
+    /// The port of the sockets that came along, else any free one.
+    fn choose_port(&self, slot: Slot, address: Option<IpAddr>, proofs: &[Proof]) -> Result<u16, Refused> {
+        if let Some(first) = proofs.first() {
+            return Ok(first.port());
+        }
+        let (low, high) = sysctl::local_port_range();
+        let mut random = [0; 2];
+        rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
+            .refused(|| "choosing a port")?;
+        let start = u16::from_ne_bytes(random);
+        let free = self.registry.get(slot).and_then(|c| c.claims.free_port(low, high, start, address));
+        free.ok_or_else(|| Refused::new(Errno::ADDRINUSE, format!("no port from {low} to {high} is free")))
+    }
+
+    /// Each address that the kernel has too needs a socket that is bound to the port there.
+    fn check_proofs(
+        &self,
+        slot: Slot,
+        port: u16,
+        address: Option<IpAddr>,
+        proofs: &[Proof],
+    ) -> Result<(), Refused> {
+        if let Some(other) = proofs.iter().find(|p| p.port() != port) {
+            let text = format!("a socket bound to port {} is no proof for port {port}", other.port());
+            return Err(Refused::new(Errno::BADF, text));
+        }
+        let compartment = self.registry.get(slot);
+        let owned = compartment.map(|c| c.addresses.as_slice()).unwrap_or_default();
+        let wanted = owned.iter().filter(|o| o.in_kernel() && address.is_none_or(|a| a == o.address));
+        for owned in wanted {
+            if !proofs.iter().any(|p| p.covers(owned.address)) {
+                let text = format!(
+                    "claiming port {port} needs a UDP socket bound to {} to come along",
+                    std::net::SocketAddr::new(owned.address, port)
+                );
+                return Err(Refused::new(Errno::ACCESS, text));
+            }
+        }
+        Ok(())
+    }
+
+    fn open_ports(&self, slot: Slot, pieces: &[Piece]) -> Result<(), Refused> {
+        for live in self.devices.iter().filter_map(|d| d.live.as_ref()) {
+            for piece in pieces {
+                let what =
+                    || format!("entering port {} into the XDP program of {}", piece.first, live.link.name);
+                let result = live.demux.insert_claim(slot, UDP, piece.first, piece.count);
+                result.map_err(|e| bpf(what(), &e))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Enters all claims into a device that has come (back).
+    pub(super) fn reopen_ports(&self, device: u16) -> Result<(), Refused> {
+        let Some(live) = self.devices.get(usize::from(device)).and_then(|d| d.live.as_ref()) else {
+            return Ok(());
+        };
+        for (slot, compartment) in self.registry.iter() {
+            for claim in compartment.claims.iter() {
+                let result = live.demux.insert_claim(slot, UDP, claim.first, claim.count);
+                result.map_err(|e| bpf(format!("entering port {}", claim.first), &e))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn close_ports(&self, slot: Slot, pieces: &[Piece]) {
+        for live in self.devices.iter().filter_map(|d| d.live.as_ref()) {
+            for piece in pieces {
+                if let Err(e) = live.demux.remove_claim(slot, UDP, piece.first, piece.count) {
+                    tracing::error!("taking port {} from the XDP program: {e}", piece.first);
+                }
+            }
+        }
+    }
+
+    /// A worker has stopped serving an endpoint.
+    pub(super) fn violation(&mut self, endpoint: u64, reason: &str) {
+        let conn =
+            self.endpoints.iter().find(|(_, e)| e.id == endpoint).map(|(conn, e)| (*conn, e.pid, e.slot));
+        let Some((conn, pid, slot)) = conn else { return };
+        tracing::warn!("process {pid} of {} broke the ring protocol: {reason}", self.name(slot));
+        self.detach(conn, reason);
+        self.kicked.push((conn, Errno::PROTO, format!("the ring protocol was broken: {reason}")));
+    }
+}
+
+fn refuse_port(error: &PortError) -> Refused {
+    let errno = match error {
+        PortError::Range => Errno::INVAL,
+        PortError::InUse(_) => Errno::ADDRINUSE,
+    };
+    Refused::new(errno, error.to_string())
+}
+
+fn ring_len(asked: Option<u64>, default: usize) -> Result<usize, Refused> {
+    let Some(asked) = asked else { return Ok(default) };
+    usize::try_from(asked).ok().filter(|len| shm::valid_ring_len(*len)).ok_or_else(|| {
+        let (low, high) = (shm::MIN_RING_LEN, shm::MAX_RING_LEN);
+        Refused::new(Errno::INVAL, format!("a ring has {low} to {high} bytes, a power of two, not {asked}"))
+    })
+}

@@ -1,0 +1,79 @@
+//! What the kernel has, as last heard: addresses and neighbours. Filled once, then kept by events.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use crate::netlink::addr::KernelAddress;
+use crate::netlink::neigh::{Neighbour, State};
+use crate::netlink::{Error, Netlink};
+
+/// Most neighbours remembered; the kernel's own limit (gc_thresh3) is 1024 by default, so this is never reached
+/// unless somebody raised that a lot. Beyond, entries are asked for when they are needed.
+const MAX_NEIGHBOURS: usize = 1 << 17;
+
+/// The mirror.
+#[derive(Debug, Default)]
+pub struct Mirror {
+    addresses: HashMap<(u32, IpAddr), KernelAddress>,
+    neighbours: HashMap<(u32, IpAddr), State>,
+}
+
+impl Mirror {
+    /// Reads everything anew.
+    pub fn fill(&mut self, netlink: &mut Netlink) -> Result<(), Error> {
+        let addresses = netlink.addresses()?;
+        let neighbours = netlink.neighbours()?;
+        self.addresses = addresses.into_iter().map(|a| ((a.ifindex, a.address), a)).collect();
+        self.neighbours.clear();
+        for neighbour in neighbours {
+            self.set_neighbour(&neighbour);
+        }
+        Ok(())
+    }
+
+    /// An address is there.
+    pub fn set_address(&mut self, address: KernelAddress) {
+        self.addresses.insert((address.ifindex, address.address), address);
+    }
+
+    /// An address is gone.
+    pub fn remove_address(&mut self, address: &KernelAddress) {
+        self.addresses.remove(&(address.ifindex, address.address));
+    }
+
+    /// A neighbour is there.
+    pub fn set_neighbour(&mut self, neighbour: &Neighbour) {
+        let key = (neighbour.ifindex, neighbour.address);
+        if self.neighbours.len() < MAX_NEIGHBOURS || self.neighbours.contains_key(&key) {
+            self.neighbours.insert(key, neighbour.state);
+        }
+    }
+
+    /// A neighbour is gone.
+    pub fn remove_neighbour(&mut self, neighbour: &Neighbour) {
+        self.neighbours.remove(&(neighbour.ifindex, neighbour.address));
+    }
+
+    /// State of a neighbour.
+    pub fn neighbour(&self, ifindex: u32, address: IpAddr) -> Option<State> {
+        self.neighbours.get(&(ifindex, address)).copied()
+    }
+
+    /// The host's own (not a compartment's) entry for an address, on any device.
+    pub fn host_address(&self, address: IpAddr) -> Option<&KernelAddress> {
+        self.addresses.values().find(|a| a.address == address && !a.ours)
+    }
+
+    /// An address of the host's own on a device, to reach compartments from. Global ones first.
+    pub fn host_source(&self, ifindex: u32, ipv6: bool) -> Option<IpAddr> {
+        let local = |a: &KernelAddress| match a.address {
+            IpAddr::V4(v4) => v4.is_link_local(),
+            IpAddr::V6(v6) => v6.is_unicast_link_local(),
+        };
+        self.addresses
+            .values()
+            .filter(|a| a.ifindex == ifindex && a.address.is_ipv6() == ipv6 && !a.ours && !local(a))
+            .map(|a| a.address)
+            .min()
+    }
+}

@@ -1,0 +1,421 @@
+//! The event loop, and what `afnetd` does from start to end.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::{self, IsTerminal};
+use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use afnet_abi::control::Event;
+use clap::Parser;
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
+use super::args::Args;
+use super::core::Core;
+use super::device;
+use super::report::{counter_help, mac_text};
+use crate::config::Config;
+use crate::error::{Context, Refused};
+use crate::names::Instance;
+use crate::netlink::events::{self, Events as KernelEvents};
+use crate::server::{Server, Settings};
+use crate::system::{notify, signals::Signals};
+
+const KERNEL: Token = Token(0);
+const SIGNALS: Token = Token(1);
+const WAKER: Token = Token(2);
+/// Event ring of device `i`: 16 + i.
+const RINGS: usize = 16;
+/// The server's tokens, above those of the most devices there can be.
+const SERVER: usize = RINGS + (1 << 16);
+/// Slow work: time-outs of connections and neighbours, ends of processes.
+const TICK: Duration = Duration::from_secs(1);
+/// While processes are being ended their cgroups are looked at more often.
+const DYING_TICK: Duration = Duration::from_millis(20);
+/// A conflict is logged once in this time for each address; monitors see all of them.
+const CONFLICT_LOG: Duration = Duration::from_secs(10);
+
+/// Runs the daemon as this process' command line says.
+pub fn main() -> ExitCode {
+    let args = Args::parse();
+    if args.help_counters {
+        print!("{}", counter_help());
+        return ExitCode::SUCCESS;
+    }
+    let filter = tracing_subscriber::EnvFilter::try_from_env("AFNET_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+    let result = args.config().map_err(|e| e.to_string()).and_then(|c| run(c).map_err(|e| e.to_string()));
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("afnetd: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The instance's directory, locked while the daemon runs. `fresh`: there was none before.
+#[derive(Debug)]
+struct Directory {
+    _lock: OwnedFd,
+    fresh: bool,
+}
+
+impl Directory {
+    fn take(instance: &Instance) -> Result<Self, Refused> {
+        let dir = instance.runtime_dir();
+        let fresh = !dir.exists();
+        fs::create_dir_all(&dir).refused(|| format!("making {}", dir.display()))?;
+        let lock = fs::File::open(&dir).refused(|| format!("opening {}", dir.display()))?;
+        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|e| match e {
+            Errno::WOULDBLOCK => {
+                let name = instance.name();
+                let text = format!(
+                    "an afnetd of instance {name:?} runs already: stop it, or choose another --instance"
+                );
+                Refused::new(Errno::ADDRINUSE, text)
+            }
+            e => Refused::new(e, format!("locking {}: {e}", dir.display())),
+        })?;
+        Ok(Self { _lock: lock.into(), fresh })
+    }
+
+    fn remove(path: &Path) {
+        if let Err(e) = fs::remove_dir(path) {
+            tracing::warn!("removing {}: {e}", path.display());
+        }
+    }
+}
+
+/// Runs until SIGTERM or SIGINT.
+pub fn run(config: Config) -> Result<(), Refused> {
+    let instance = Instance::new(&config.instance).map_err(|e| Refused::new(Errno::INVAL, e.to_string()))?;
+    let group = config.group.as_deref().map(group_id).transpose()?;
+    let keep = config.keep;
+    let directory = Directory::take(&instance)?;
+    let result = serve(config, &instance, group);
+    if matches!(result, Ok(())) && !keep || result.is_err() && directory.fresh {
+        if result.is_err() {
+            let _ = fs::remove_dir_all(instance.state_dir());
+            crate::system::bpffs::remove(&instance.pin_dir());
+        }
+        Directory::remove(&instance.runtime_dir());
+    }
+    result
+}
+
+fn serve(config: Config, instance: &Instance, group: Option<u32>) -> Result<(), Refused> {
+    let keep = config.keep;
+    let limits = config.limits.clone();
+    let mut poll = Poll::new().refused(|| "making the event loop")?;
+    let mut signals = Signals::catch().refused(|| "catching signals")?;
+    let mut kernel = KernelEvents::open().refused(|| "listening to rtnetlink")?;
+    let watch = |e: io::Result<()>| e.refused(|| "setting the event loop up");
+    watch(poll.registry().register(&mut signals.stream, SIGNALS, Interest::READABLE))?;
+    watch(poll.registry().register(&mut SourceFd(&kernel.raw_fd()), KERNEL, Interest::READABLE))?;
+    let mut core = Core::start(config, &poll, WAKER)?;
+    let settings = Settings {
+        instance: instance.name().to_owned(),
+        run: run_number().refused(|| "drawing a random number")?,
+        group,
+        connections: limits.connections,
+        user_connections: limits.user_connections,
+    };
+    let server = core
+        .watch_rings(&poll)
+        .and_then(|()| Server::new(&instance.socket(), poll.registry(), SERVER, settings));
+    let mut server = match server {
+        Ok(server) => server,
+        Err(e) => {
+            core.stop(keep);
+            return Err(e);
+        }
+    };
+    tracing::info!("instance {} is ready", instance.name());
+    notify::notify("READY=1");
+    let result = core.turn(&mut poll, &mut server, &mut signals, &mut kernel);
+    notify::notify("STOPPING=1");
+    drop(server);
+    core.stop(keep);
+    result
+}
+
+impl Core {
+    fn turn(
+        &mut self,
+        poll: &mut Poll,
+        server: &mut Server,
+        signals: &mut Signals,
+        kernel: &mut KernelEvents,
+    ) -> Result<(), Refused> {
+        let mut ready = Events::with_capacity(1024);
+        let mut tick = Instant::now() + TICK;
+        let mut logged: HashMap<IpAddr, Instant> = HashMap::new();
+        // What happened while we came up.
+        self.kernel_events(kernel, poll);
+        loop {
+            let wait = if server.pending() {
+                Duration::ZERO
+            } else {
+                let soonest = self.flush_at.map_or(tick, |at| at.min(tick));
+                soonest.saturating_duration_since(Instant::now())
+            };
+            match poll.poll(&mut ready, Some(wait)) {
+                Err(e) if e.kind() != io::ErrorKind::Interrupted => {
+                    return Err(Refused::io("waiting for events", &e));
+                }
+                _ => {}
+            }
+            for event in &ready {
+                match event.token() {
+                    KERNEL => self.kernel_events(kernel, poll),
+                    SIGNALS => {
+                        if signals.received() {
+                            return Ok(());
+                        }
+                    }
+                    WAKER => self.worker_events(),
+                    Token(token) if token >= SERVER => server.ready(event.token(), event),
+                    Token(token) => self.ring_events(token - RINGS, &mut logged),
+                }
+            }
+            server.serve(self);
+            let now = Instant::now();
+            if now >= tick {
+                server.sweep(now, self);
+                self.reap(now);
+                self.expire_neighbours(now);
+                logged.retain(|_, at| now.duration_since(*at) < CONFLICT_LOG);
+                tick = now + if self.dying.is_empty() { TICK } else { DYING_TICK };
+            } else if !self.dying.is_empty() {
+                tick = tick.min(now + DYING_TICK);
+            }
+            self.flush_routes(now);
+            for (conn, errno, why) in std::mem::take(&mut self.kicked) {
+                server.kick(conn, errno, &why);
+            }
+            for event in std::mem::take(&mut self.events) {
+                server.broadcast(&event);
+            }
+        }
+    }
+
+    fn worker_events(&mut self) {
+        let events: Vec<_> = self.dataplane.poll_events().collect();
+        for event in events {
+            match event {
+                afnet_dataplane::Event::Resolve(key) => self.resolve(key),
+                afnet_dataplane::Event::Violation { endpoint, reason } => self.violation(endpoint, reason),
+                afnet_dataplane::Event::QueueFailed { ifindex, queue, errno } => {
+                    let name = self
+                        .device_by_ifindex(ifindex)
+                        .map(|d| self.devices[usize::from(d)].config.name.clone());
+                    let error = io::Error::from_raw_os_error(errno);
+                    tracing::error!(
+                        "queue {queue} of {}: {error}",
+                        name.as_deref().unwrap_or("the host link")
+                    );
+                }
+            }
+        }
+    }
+
+    /// Watches the event rings of the devices that are there.
+    fn watch_rings(&mut self, poll: &Poll) -> Result<(), Refused> {
+        (0..self.devices.len()).try_for_each(|index| self.watch_ring(poll, index))
+    }
+
+    fn watch_ring(&mut self, poll: &Poll, index: usize) -> Result<(), Refused> {
+        let Some(live) = self.devices.get_mut(index).and_then(|d| d.live.as_mut()) else { return Ok(()) };
+        let fd = live.demux.events().as_fd().as_raw_fd();
+        let result = poll.registry().register(&mut SourceFd(&fd), Token(RINGS + index), Interest::READABLE);
+        result.refused(|| format!("watching the events of {}", live.link.name))
+    }
+
+    fn ring_events(&mut self, index: usize, logged: &mut HashMap<IpAddr, Instant>) {
+        let mut found = Vec::new();
+        if let Some(live) = self.devices.get_mut(index).and_then(|d| d.live.as_mut())
+            && let Err(e) = live.demux.events().drain(|event| found.push(event))
+        {
+            tracing::error!("events of {}: {e}", live.link.name);
+        }
+        for event in found {
+            let afnet_bpf::Event::Conflict { vlan, slot, addr, mac, .. } = event else { continue };
+            let (dev, name) = (self.devices[index].config.name.clone(), self.name(slot));
+            let mac = mac_text(mac);
+            let now = Instant::now();
+            // 65536 addresses at most, emptied by the tick.
+            if logged.get(&addr).is_none_or(|at| now.duration_since(*at) >= CONFLICT_LOG) {
+                logged.insert(addr, now);
+                tracing::warn!("{addr} of {name} on {dev} is used by {mac} too");
+            }
+            self.events.push(Event::Conflict { address: addr, dev, vlan, name, mac });
+        }
+    }
+
+    fn kernel_events(&mut self, kernel: &mut KernelEvents, poll: &Poll) {
+        let mut found = Vec::new();
+        if let Err(e) = kernel.drain(|event| found.push(event)) {
+            tracing::error!("events of rtnetlink: {e}");
+        }
+        for event in found {
+            match event {
+                events::Event::Neighbour(n) => self.neighbour(&n),
+                events::Event::NeighbourGone(n) => self.neighbour_gone(&n),
+                events::Event::Address(a) => {
+                    self.mirror.set_address(a);
+                    self.flush_routes_soon();
+                }
+                events::Event::AddressGone(a) => {
+                    self.mirror.remove_address(&a);
+                    self.flush_routes_soon();
+                }
+                events::Event::Routes => self.flush_routes_soon(),
+                events::Event::Link(link) => self.link_changed(link, poll),
+                events::Event::LinkGone(ifindex) => self.link_gone(ifindex),
+                events::Event::Overrun => self.look_again(poll),
+            }
+        }
+    }
+
+    /// Events were lost.
+    fn look_again(&mut self, poll: &Poll) {
+        tracing::warn!("events of rtnetlink were lost: looking at everything again");
+        if let Err(e) = self.mirror.fill(&mut self.netlink) {
+            tracing::error!("reading the kernel's addresses and neighbours: {e}");
+        }
+        match self.netlink.links() {
+            Ok(links) => {
+                let gone = |d: &super::device::Device| {
+                    let index = d.live.as_ref()?.link.ifindex;
+                    links.iter().all(|l| l.ifindex != index).then_some(index)
+                };
+                let gone: Vec<u32> = self.devices.iter().filter_map(gone).collect();
+                gone.into_iter().for_each(|index| self.link_gone(index));
+                links.into_iter().for_each(|link| self.link_changed(link, poll));
+            }
+            Err(e) => tracing::error!("reading the kernel's links: {e}"),
+        }
+        self.flush_routes_soon();
+    }
+
+    fn link_changed(&mut self, link: crate::netlink::link::Link, poll: &Poll) {
+        if let Some(index) = self.device_by_ifindex(link.ifindex) {
+            let Some(live) = &mut self.devices[usize::from(index)].live else { return };
+            let (mac, mtu, up) = (live.link.mac, live.link.mtu, live.link.up);
+            live.link.up = link.up;
+            if link.mac.is_some() && (mac, mtu) != (link.mac, link.mtu) {
+                (live.link.mac, live.link.mtu) = (link.mac, link.mtu);
+                live.demux.set_mac(live.mac());
+                if let Err(e) = self.dataplane.device_changed(link.ifindex, live.mac(), link.mtu) {
+                    tracing::error!("telling the workers of {}: {e}", link.name);
+                }
+                self.flush_routes_soon();
+            }
+            if up != link.up {
+                self.flush_routes_soon();
+            }
+        } else if let Some(index) =
+            self.devices.iter().position(|d| d.live.is_none() && d.config.name == link.name)
+            && let Err(e) = self.device_back(index, poll)
+        {
+            tracing::warn!("{} is back, but: {e}", link.name);
+            self.devices[index].live = None;
+        }
+    }
+
+    fn link_gone(&mut self, ifindex: u32) {
+        let Some(index) = self.device_by_ifindex(ifindex) else { return };
+        let device = &mut self.devices[usize::from(index)];
+        tracing::warn!("{} is gone", device.config.name);
+        let Some(mut live) = device.live.take() else { return };
+        if let Err(e) = self.dataplane.remove_device(ifindex) {
+            tracing::error!("taking {} from the workers: {e}", live.link.name);
+        }
+        // The kernel has detached the program; the pin goes.
+        if let Err(e) = live.demux.detach() {
+            tracing::debug!("detaching from {}: {e}", live.link.name);
+        }
+        self.forget_routes(ifindex);
+        self.flush_routes_soon();
+    }
+
+    /// An interface that was gone is there again.
+    fn device_back(&mut self, index: usize, poll: &Poll) -> Result<(), Refused> {
+        let config = self.devices[index].config.clone();
+        self.devices[index].live = Some(device::load(&mut self.netlink, &config, &self.config.limits)?);
+        let number = u16::try_from(index).unwrap_or(u16::MAX);
+        let slots: Vec<_> = self.registry.iter().map(|(slot, c)| (slot, c.addresses.clone())).collect();
+        for (slot, addresses) in slots {
+            self.set_policy(slot)?;
+            for owned in addresses.iter().filter(|o| o.realm.device == number) {
+                self.install(slot, owned)?;
+            }
+        }
+        self.attach_device(index)?;
+        self.reopen_ports(number)?;
+        self.watch_ring(poll, index)?;
+        self.flush_routes_soon();
+        Ok(())
+    }
+}
+
+/// A number that another run of the daemon will not have.
+fn run_number() -> io::Result<u64> {
+    let mut bytes = [0; 8];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+    // JSON numbers above 2^53 do not survive every reader.
+    Ok(u64::from_ne_bytes(bytes) >> 11)
+}
+
+/// Number of a group, from /etc/group.
+fn group_id(name: &str) -> Result<u32, Refused> {
+    if let Ok(number) = name.parse() {
+        return Ok(number);
+    }
+    let groups = fs::read_to_string("/etc/group").refused(|| "reading /etc/group")?;
+    let of = |line: &str| {
+        let mut fields = line.split(':');
+        (fields.next()? == name).then(|| fields.nth(1)?.parse().ok())?
+    };
+    groups
+        .lines()
+        .find_map(of)
+        .ok_or_else(|| Refused::new(Errno::NOENT, format!("there is no group {name:?}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_are_names_or_numbers() {
+        assert_eq!(group_id("root"), Ok(0));
+        assert_eq!(group_id("4711"), Ok(4711));
+        assert_eq!(group_id("no such group").unwrap_err().errno, Errno::NOENT);
+    }
+
+    #[test]
+    fn every_counter_has_a_line_of_help() {
+        let text = counter_help();
+        for name in afnet_bpf::Counter::all()
+            .map(afnet_bpf::Counter::name)
+            .chain(afnet_dataplane::Counter::ALL.iter().map(|c| c.name()))
+        {
+            let line = text.lines().find(|l| l.split_whitespace().next() == Some(name));
+            assert!(line.is_some_and(|l| l.split_whitespace().count() > 2), "{name}");
+        }
+    }
+}
