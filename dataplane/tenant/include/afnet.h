@@ -58,7 +58,7 @@ union afnet_addr {
 /* Bits of struct afnet_msg.flags. */
 #define AFNET_DONT_FRAGMENT 1u /* send: an error instead of fragments */
 #define AFNET_TRUNCATED 2u     /* received: longer than the buffer, the rest is lost */
-#define AFNET_KERNEL 4u        /* received: through a kernel socket */
+#define AFNET_KERNEL 4u        /* received: through a kernel socket; send: through that of the claim */
 #define AFNET_LOCAL 8u         /* received: from this host */
 
 /* One datagram, packet or error. */

@@ -77,8 +77,15 @@ pub struct Msg {
 }
 
 const _: () = {
+    use core::mem::offset_of;
     assert!(size_of::<Addr>() == 28 && size_of::<Options>() == 48);
-    assert!(size_of::<Msg>() == 2 * size_of::<usize>() + 56 + 8 + 24 + 8);
+    // The same numbers, for the header, stand in tests/c.rs.
+    assert!(offset_of!(Options, kind) == 32 && size_of::<Msg>() == 112);
+    assert!(offset_of!(Msg, local) == 16 && offset_of!(Msg, remote) == 44);
+    assert!(offset_of!(Msg, timestamp_ns) == 72 && offset_of!(Msg, kind) == 80);
+    assert!(offset_of!(Msg, flags) == 84 && offset_of!(Msg, ifindex) == 88 && offset_of!(Msg, vlan) == 92);
+    assert!(offset_of!(Msg, mtu) == 96 && offset_of!(Msg, error) == 100 && offset_of!(Msg, segment) == 104);
+    assert!(offset_of!(Msg, ttl) == 106 && offset_of!(Msg, tos) == 107);
 };
 
 thread_local! {
@@ -352,7 +359,8 @@ unsafe fn send_one(endpoint: &mut Endpoint, message: &Msg) -> Result<(), Error> 
     let remote = message.remote.get().ok_or(Error::Invalid("no destination"))?;
     let vlan = Vlan::from_raw(message.vlan).map_err(|_| Error::Invalid("no such VLAN"))?;
     let local = message.local.get();
-    endpoint.send(&Message {
+    let by_kernel = message.flags & KERNEL != 0;
+    let message = Message {
         local: local.map(|a| a.ip()).filter(|ip| !ip.is_unspecified()),
         local_port: local.map_or(0, |a| a.port()),
         ttl: message.ttl,
@@ -361,7 +369,8 @@ unsafe fn send_one(endpoint: &mut Endpoint, message: &Msg) -> Result<(), Error> 
         dont_fragment: message.flags & DONT_FRAGMENT != 0,
         realm: (message.ifindex != 0).then_some(Realm { ifindex: message.ifindex, vlan }),
         ..Message::new(remote, payload)
-    })
+    };
+    if by_kernel { endpoint.sender().send_by_kernel(&message) } else { endpoint.send(&message) }
 }
 
 /// # Safety

@@ -72,11 +72,20 @@ impl Sender {
             return Err(Error::TooLong(len));
         }
         if !self.connected {
-            let Message { local, local_port, remote, payload, segment, .. } = *message;
-            return self.claims.send(local, local_port, remote, payload, segment);
+            return self.send_by_kernel(message);
         }
         let ring = self.choose(message.remote);
         self.put(ring, &message.record(), len, |room| room.write(0, message.payload))
+    }
+
+    /// Sends a datagram at once through the kernel socket of a claim, also while a daemon runs: the way back for what
+    /// came that way ([`Datagram::is_from_kernel`]). Without `ttl`, `tos`, `dont_fragment` and `realm`.
+    ///
+    /// # Errors
+    /// [`Error::Disconnected`] if no kernel socket of the claims fits, [`Error::WouldBlock`], or what the kernel says.
+    pub fn send_by_kernel(&self, message: &Message<'_>) -> Result<(), Error> {
+        let Message { local, local_port, remote, payload, segment, .. } = *message;
+        self.claims.send(local, local_port, remote, payload, segment)
     }
 
     /// Queues an IP packet, from its header on. The worker drops it unless its source is an address of the
