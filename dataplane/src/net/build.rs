@@ -246,3 +246,6 @@ fn ipv6(out: &mut [u8], ip: &Ip, next_header: u8, payload_len: usize) -> Result<
     dst.copy_from_slice(&ip.dst);
     Ok(IPV6_LEN)
 }
+
+#[cfg(test)]
+mod tests;

@@ -199,3 +199,6 @@ unsafe fn move_word(src: *const u8, dst: *mut u8) -> u64 {
         w.0
     }
 }
+
+#[cfg(test)]
+mod tests;

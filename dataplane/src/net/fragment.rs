@@ -259,3 +259,6 @@ fn unfragmentable_v6(packet: &[u8]) -> Result<(usize, usize), Drop> {
     }
     Ok((end, announced_at))
 }
+
+#[cfg(test)]
+mod tests;

@@ -269,3 +269,6 @@ fn ports(protocol: u8, l4: &[u8]) -> Result<(u16, u16), Drop> {
         _ => Ok((0, 0)),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -48,6 +48,8 @@ pub mod raw;
 pub mod reassembly;
 pub mod route_cache;
 pub mod segment;
+#[cfg(test)]
+mod testing;
 
 pub use drop::Drop;
 #[allow(unused_imports, reason = "for the dataplane's counter table")]

@@ -113,6 +113,7 @@ pub fn parse(frame: &[u8]) -> Result<Packet, Drop> {
 /// All headers must lie in `head`; `end` may lie beyond it.
 #[inline]
 pub fn parse_head(head: &[u8], frame_len: usize) -> Result<Packet, Drop> {
+    let frame_len = frame_len.max(head.len());
     // Ethernet, IPv4, 20 bytes of header, no fragment, unicast to this host: one bounds check for all.
     if let Some([d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, 0x08, 0x00, ip @ ..]) =
         head.first_chunk::<34>()
@@ -368,3 +369,6 @@ fn bad_v6_source(src: &Address) -> bool {
     let n = u128::from_be_bytes(*src);
     n >> 120 == 0xff || n <= 1 || n >> 32 == 0xffff
 }
+
+#[cfg(test)]
+mod tests;

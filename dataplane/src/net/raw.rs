@@ -53,3 +53,6 @@ const fn v4_control(kind: u8) -> bool {
 const fn v6_control(kind: u8) -> bool {
     matches!(kind, 130..=138 | 141..=143 | 148 | 149 | 151..=153 | 157 | 158)
 }
+
+#[cfg(test)]
+mod tests;

@@ -38,7 +38,7 @@ use self::{
     pool::{BLOCK, BLOCK_COST, Pool},
     table::{ENTRY_COST, Entry, Key, MAX_HEADER, NONE, Table},
 };
-use super::{Drop, Mac, build::IPV6_LEN, checksum, extension, hash, low16, parse::Packet, protocol};
+use super::{Drop, Mac, build::IPV6_LEN, checksum, extension, hash, parse::Packet, protocol};
 
 /// Longest finished datagram: an IPv6 header and the longest payload.
 const MAX_PACKET: usize = IPV6_LEN + 65535;
@@ -309,7 +309,8 @@ impl Reassembler {
         entry.received += part.end - part.offset;
         entry.fragments += 1;
         entry.ecn |= 1 << (part.packet.tos & 3);
-        entry.largest = entry.largest.max(low16(part.packet.end - part.packet.l3));
+        entry.largest =
+            entry.largest.max(u16::try_from(part.packet.end - part.packet.l3).unwrap_or(u16::MAX));
         if !part.more {
             entry.total = Some(part.end);
         }
@@ -505,3 +506,6 @@ fn rebuild(packet: &mut [u8], entry: &Entry, ecn: u8) -> Option<()> {
     }
     Some(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -297,3 +297,6 @@ impl<T> RouteCache<T> {
         place(self.hash.hash(&key.dst, &key.src, realm), self.mask)
     }
 }
+
+#[cfg(test)]
+mod tests;
