@@ -84,7 +84,7 @@ fn a_full_ring_drops_for_that_endpoint_only() {
     let mut slow = rig.udp_tenant(1, &[V4], 5000);
     let mut other = rig.udp_tenant(2, &["192.0.2.11"], 5000);
     let socket = rig.bed.peer_socket(peer(false));
-    round_trip(&mut rig, &mut slow, false, b"the peer knows the MAC address from here on");
+    round_trip(&mut rig, &mut slow, false, b"the route is known from here on");
     let before = rig.slot(1, Counter::RxDelivered);
     let payload = [7; 1400];
     let fits = common::RING / afnet_abi::shm::record_len(payload.len());

@@ -22,7 +22,7 @@ use afnet_dataplane::{
 };
 use afnet_ring::{Consumer, Mapping, Producer};
 use afnet_tests::{
-    bed::{Bed, DEVICE, PEER_V4, PEER_V6},
+    bed::{Bed, DEVICE, PEER, PEER_V4, PEER_V6},
     netns::Netns,
     veth::Veth,
 };
@@ -81,8 +81,6 @@ impl Rig {
 
     pub fn on(bed: Bed, label: &str, options: Options) -> Self {
         let Options { queues, mtu, config, .. } = options;
-        // veth takes XDP_TX (the answers to ARP and ND) only if the other end polls, which GRO makes it do.
-        bed.peer.run("ethtool -K peer0 gro on");
         let (ifindex, mac) = (bed.host.ifindex(DEVICE), bed.device_mac());
         let pin = bpffs().join(format!("dataplane-{label}-{}", bed.host.name()));
         let slots = config.slots;
@@ -136,6 +134,8 @@ impl Rig {
             .insert_address(vlan, addr, AddressEntry { slot, tentative: false, fast_only: true })
             .expect("insert the address");
         self.owners.insert(addr, slot);
+        // ARP and ND are the XDP program's business, and tested there.
+        neighbour(&self.bed.peer, PEER, address, self.mac);
         let prefix_len = if addr.is_ipv4() { 24 } else { 64 };
         let ifindex = self.ifindex;
         let all = self.addresses.entry(slot).or_default();
@@ -427,7 +427,7 @@ pub fn peer(v6: bool) -> &'static str {
     if v6 { PEER_V6 } else { PEER_V4 }
 }
 
-/// Neighbour entries are ARP's and ND's business, which the XDP program answers; this is for when it shall not matter.
+/// A static neighbour entry.
 pub fn neighbour(ns: &Netns, device: &str, address: &str, mac: [u8; 6]) {
     let mac = mac.map(|b| format!("{b:02x}")).join(":");
     ns.ip(&format!("neigh replace {address} lladdr {mac} dev {device} nud permanent"));
