@@ -17,7 +17,7 @@ use super::{
     fragment::Piece,
     is_v4, low16,
     parse::{ETHERNET_LEN, ETHERTYPE_8021AD, ETHERTYPE_8021Q, ETHERTYPE_IPV4, ETHERTYPE_IPV6},
-    protocol, v4,
+    protocol, put, v4,
 };
 
 /// Bytes of an IPv4 header without options.
@@ -112,37 +112,32 @@ pub fn piece_frame(out: &mut [u8], link: &Link, ip: &Ip, piece: &Piece) -> Resul
 #[inline]
 pub fn write_link(out: &mut [u8], link: &Link, v6: bool) -> Result<usize, Drop> {
     let ethertype = if v6 { ETHERTYPE_IPV6 } else { ETHERTYPE_IPV4 };
-    let ([d, s, t], _) = out.first_chunk_mut::<18>().ok_or(Drop::TxLength)?.as_chunks_mut::<6>() else {
-        return Err(Drop::TxLength);
-    };
-    *d = link.dst_mac;
-    *s = link.src_mac;
+    let head = out.first_chunk_mut::<ETHERNET_LEN>().ok_or(Drop::TxLength)?;
+    put(head, 0, link.dst_mac);
+    put(head, 6, link.src_mac);
+    put(head, 12, ethertype.to_be_bytes());
     if link.vlan == Vlan::NONE {
-        let ([t, ..], _) = t.as_chunks_mut::<2>() else { return Err(Drop::TxLength) };
-        *t = ethertype.to_be_bytes();
         return Ok(ETHERNET_LEN);
     }
     write_tags(out, link.vlan, ethertype)
 }
 
 /// Tags, outer first, and the Ethertype behind them.
+#[inline(never)]
 fn write_tags(out: &mut [u8], vlan: Vlan, ethertype: u16) -> Result<usize, Drop> {
+    let len = link_len(vlan);
+    let head = out.get_mut(..len).ok_or(Drop::TxLength)?;
     let mut at = 12;
-    let mut word = |n: u16| {
-        *out.get_mut(at..).and_then(<[u8]>::first_chunk_mut::<2>).ok_or(Drop::TxLength)? = n.to_be_bytes();
-        at += 2;
-        Ok(())
-    };
-    if let Some(vid) = vlan.outer() {
-        word(ETHERTYPE_8021AD)?;
-        word(vid)?;
+    let tags = [(ETHERTYPE_8021AD, vlan.outer()), (ETHERTYPE_8021Q, vlan.inner())];
+    for (kind, vid) in tags {
+        if let Some(vid) = vid {
+            put(head, at, kind.to_be_bytes());
+            put(head, at + 2, vid.to_be_bytes());
+            at += 4;
+        }
     }
-    if let Some(vid) = vlan.inner() {
-        word(ETHERTYPE_8021Q)?;
-        word(vid)?;
-    }
-    word(ethertype)?;
-    Ok(at)
+    put(head, at, ethertype.to_be_bytes());
+    Ok(len)
 }
 
 /// IP header for `payload_len` bytes behind it.
@@ -174,11 +169,10 @@ pub fn write_piece(out: &mut [u8], ip: &Ip, piece: &Piece) -> Result<usize, Drop
         }
         (None, None) => {
             let at = ipv6(out, ip, next::FRAGMENT, FRAGMENT_LEN + piece.len)?;
-            let word = (low16(piece.offset) | u16::from(piece.more)).to_be_bytes();
-            let [i0, i1, i2, i3] = ip.id.to_be_bytes();
             let header = out.get_mut(at..).and_then(<[u8]>::first_chunk_mut::<8>).ok_or(Drop::TxLength)?;
-            let [w0, w1] = word;
-            *header = [ip.protocol, 0, w0, w1, i0, i1, i2, i3];
+            put(header, 0, [ip.protocol, 0]);
+            put(header, 2, (low16(piece.offset) | u16::from(piece.more)).to_be_bytes());
+            put(header, 4, ip.id.to_be_bytes());
             Ok(at + FRAGMENT_LEN)
         }
         _ => Err(Drop::TxAddress),
@@ -203,10 +197,10 @@ pub fn write_udp(
         + checksum::word(dst_port)
         + checksum::word(length)
         + payload_sum;
-    let ([s0, s1], [d0, d1], [l0, l1]) =
-        (src_port.to_be_bytes(), dst_port.to_be_bytes(), length.to_be_bytes());
-    let [c0, c1] = checksum::finish_udp(s);
-    *header = [s0, s1, d0, d1, l0, l1, c0, c1];
+    put(header, 0, src_port.to_be_bytes());
+    put(header, 2, dst_port.to_be_bytes());
+    put(header, 4, length.to_be_bytes());
+    put(header, 6, checksum::finish_udp(s));
     Ok(UDP_LEN)
 }
 
@@ -220,30 +214,38 @@ fn ipv4(
     fragment: u16,
     payload_len: usize,
 ) -> Result<usize, Drop> {
-    let header = out.first_chunk_mut::<20>().ok_or(Drop::TxLength)?;
+    let h = out.first_chunk_mut::<20>().ok_or(Drop::TxLength)?;
     let total = u16::try_from(IPV4_LEN + payload_len).map_err(|_| Drop::TxLength)?;
-    let ([l0, l1], [_, _, i0, i1], [f0, f1]) =
-        (total.to_be_bytes(), id.to_be_bytes(), fragment.to_be_bytes());
-    let ([a, b, c, d], [e, f, g, h]) = (src, dst);
-    let mut h20 = [0x45, ip.tos, l0, l1, i0, i1, f0, f1, ip.ttl, ip.protocol, 0, 0, a, b, c, d, e, f, g, h];
-    let sum = checksum::finish(checksum::sum(&h20));
-    let [_, _, _, _, _, _, _, _, _, _, c0, c1, ..] = &mut h20;
-    [*c0, *c1] = sum;
-    *header = h20;
+    let id = low16(id as usize);
+    // The sum from the numbers, not from the header: what was just written in parts would be slow to read.
+    let sum = checksum::word(u16::from_be_bytes([0x45, ip.tos]))
+        + checksum::word(total)
+        + checksum::word(id)
+        + checksum::word(fragment)
+        + checksum::word(u16::from_be_bytes([ip.ttl, ip.protocol]))
+        + checksum::sum(&src)
+        + checksum::sum(&dst);
+    put(h, 0, [0x45, ip.tos]);
+    put(h, 2, total.to_be_bytes());
+    put(h, 4, id.to_be_bytes());
+    put(h, 6, fragment.to_be_bytes());
+    put(h, 8, [ip.ttl, ip.protocol]);
+    put(h, 10, checksum::finish(sum));
+    put(h, 12, src);
+    put(h, 16, dst);
     Ok(IPV4_LEN)
 }
 
 #[inline]
 fn ipv6(out: &mut [u8], ip: &Ip, next_header: u8, payload_len: usize) -> Result<usize, Drop> {
-    let header = out.first_chunk_mut::<40>().ok_or(Drop::TxLength)?;
-    let [l0, l1] = u16::try_from(payload_len).map_err(|_| Drop::TxLength)?.to_be_bytes();
-    let first = (6 << 28 | u32::from(ip.tos) << 20 | ip.flow_label & 0xf_ffff).to_be_bytes();
-    let [v0, v1, v2, v3] = first;
-    let (fixed, addresses) = header.split_at_mut(8);
-    fixed.copy_from_slice(&[v0, v1, v2, v3, l0, l1, next_header, ip.ttl]);
-    let (src, dst) = addresses.split_at_mut(16);
-    src.copy_from_slice(&ip.src);
-    dst.copy_from_slice(&ip.dst);
+    let h = out.first_chunk_mut::<40>().ok_or(Drop::TxLength)?;
+    let length = u16::try_from(payload_len).map_err(|_| Drop::TxLength)?;
+    let first = 6 << 28 | u32::from(ip.tos) << 20 | ip.flow_label & 0xf_ffff;
+    put(h, 0, first.to_be_bytes());
+    put(h, 4, length.to_be_bytes());
+    put(h, 6, [next_header, ip.ttl]);
+    put(h, 8, ip.src);
+    put(h, 24, ip.dst);
     Ok(IPV6_LEN)
 }
 

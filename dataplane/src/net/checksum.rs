@@ -7,21 +7,20 @@
 //! The mapped form of addresses makes one pseudo header serve both families: the `ff:ff` of an IPv4-mapped address
 //! is zero in ones' complement, and the lengths are below 2^16 in both.
 //!
-//! Unsafe code: the destination of a copy is memory that a tenant can write too (a ring), or the source is, so
-//! they are raw pointers and never become references. [`copy_and_sum_shared`] reads every byte of the source
-//! exactly once, so that what was summed is what was copied, whatever the tenant does meanwhile.
+//! Unsafe code: one end of each copy is memory that a tenant can write too (a ring), so it is a raw pointer and never
+//! becomes a reference. What was summed is what was copied, whatever the tenant does meanwhile: the sum is taken over
+//! the private end, or over words each read once. From [`WIDE`] bytes on, copying and summing one after the other
+//! costs 10 % more than one loop of AVX2 intrinsics would (40 ns against 36 for 1400 bytes out of 2 MiB of frames)
+//! and half of what one loop of 64-bit words does; that is not worth a loop for each processor.
 
 use super::Address;
 
 /// Folds a wide sum of words to at most `0xffff`.
 #[inline]
-const fn fold64(s: u64) -> u32 {
-    // Three steps are enough: 2^64-1 -> below 2^33 -> below 2^32 -> folded in 16-bit steps.
-    let s = (s & 0xffff_ffff) + (s >> 32);
-    let s = (s & 0xffff) + (s >> 16 & 0xffff) + (s >> 32);
-    let s = (s & 0xffff) + (s >> 16);
-    let s = (s & 0xffff) + (s >> 16);
-    (s & 0xffff) as u32
+pub(super) const fn fold64(s: u64) -> u32 {
+    // Adding a number to itself with halves exchanged leaves both halves' sum, carry included, in the upper half.
+    let s = super::low32(s.wrapping_add(s.rotate_left(32)) >> 32);
+    s.wrapping_add(s.rotate_left(16)) >> 16
 }
 
 /// Folds a partial, or several added ones, to 16 bits.
@@ -70,20 +69,49 @@ pub const fn combine(first: u32, second: u32, odd: bool) -> u32 {
 /// Partial of `bytes`, as if followed by a zero byte where their number is odd.
 #[inline]
 pub fn sum(bytes: &[u8]) -> u32 {
-    let (blocks, rest) = bytes.as_chunks::<32>();
-    let mut lanes = [0u64; 4];
-    for block in blocks {
-        let (words, _) = block.as_chunks::<8>();
-        for (lane, w) in lanes.iter_mut().zip(words) {
-            *lane = add(*lane, u64::from_ne_bytes(*w));
-        }
+    if bytes.len() >= WIDE {
+        return sum_wide(bytes);
     }
-    let [a, b, c, d] = lanes;
-    let s = add(add(a, b), add(c, d));
+    let (blocks, rest) = bytes.as_chunks::<32>();
+    let mut s = 0;
+    for block in blocks {
+        s = add(s, tail(block));
+    }
     fold64(add(s, tail(rest)))
 }
 
-/// Sum of fewer than 32 bytes.
+/// From this length on vectors win even with the call and the choice (3 ns); 64-bit additions take 2.7 ns for it.
+const WIDE: usize = 128;
+
+/// [`sum`] with vectors.
+fn sum_wide(bytes: &[u8]) -> u32 {
+    let (words, rest) = bytes.as_chunks::<4>();
+    #[cfg(target_arch = "x86_64")]
+    let s = if is_x86_feature_detected!("avx2") {
+        // SAFETY: the processor has AVX2.
+        unsafe { lanes_avx2(words) }
+    } else {
+        lanes(words)
+    };
+    #[cfg(not(target_arch = "x86_64"))]
+    let s = lanes(words);
+    fold64(add(s, tail(rest)))
+}
+
+/// [`lanes`] in 32-byte vectors: 14 ns for 1400 bytes, 34 with the 16 bytes that every x86-64 has.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn lanes_avx2(words: &[[u8; 4]]) -> u64 {
+    lanes(words)
+}
+
+/// Adds 32-bit words in 64 bits, which the compiler makes vectors of; no overflow below 16 GiB.
+#[inline(always)]
+fn lanes(words: &[[u8; 4]]) -> u64 {
+    words.iter().map(|w| u64::from(u32::from_ne_bytes(*w))).sum()
+}
+
+/// Sum of at most 32 bytes.
 #[inline]
 fn tail(bytes: &[u8]) -> u64 {
     let (words, rest) = bytes.as_chunks::<8>();
@@ -91,11 +119,19 @@ fn tail(bytes: &[u8]) -> u64 {
     for w in words {
         s = add(s, u64::from_ne_bytes(*w));
     }
-    let mut last = [0u8; 8];
-    for (to, from) in last.iter_mut().zip(rest) {
-        *to = *from;
+    let mut last = 0;
+    let (words, rest) = rest.as_chunks::<4>();
+    if let [w] = words {
+        last += u64::from(u32::from_ne_bytes(*w));
     }
-    add(s, u64::from_ne_bytes(last))
+    let (words, rest) = rest.as_chunks::<2>();
+    if let [w] = words {
+        last += u64::from(u16::from_ne_bytes(*w));
+    }
+    if let [b] = rest {
+        last += u64::from(u16::from_ne_bytes([*b, 0]));
+    }
+    add(s, last)
 }
 
 /// Ones' complement addition of 64 bits.
@@ -108,7 +144,15 @@ const fn add(a: u64, b: u64) -> u64 {
 /// Partial of the pseudo header (RFC 768, RFC 8200 8.1) for addresses of either family.
 #[inline]
 pub fn pseudo(src: &Address, dst: &Address, protocol: u8, length: u16) -> u32 {
-    sum(src) + sum(dst) + word(u16::from(protocol)) + word(length)
+    pseudo_and(src, dst, protocol, length, [0; 8])
+}
+
+/// [`pseudo`] and a UDP header behind it.
+#[inline]
+pub(super) fn pseudo_and(src: &Address, dst: &Address, protocol: u8, length: u16, header: [u8; 8]) -> u32 {
+    let fixed = u64::from(word(u16::from(protocol)) + word(length));
+    let s = add(add(tail(src), tail(dst)), u64::from_ne_bytes(header));
+    fold64(add(s, fixed))
 }
 
 /// New checksum field after a 16-bit word under it changed (RFC 1624 equation 3). All numbers in network order
@@ -125,77 +169,67 @@ pub const fn update(checksum: u16, old: u16, new: u16) -> u16 {
 /// it at the same time: nothing is read from it.
 #[inline]
 pub unsafe fn copy_and_sum(src: &[u8], dst: *mut u8) -> u32 {
-    let (blocks, rest) = src.as_chunks::<32>();
-    let mut lanes = [0u64; 4];
-    let mut to = dst;
-    for block in blocks {
-        // SAFETY: `to` has room for what is left of `src`, at least these 32 bytes (the caller's promise).
-        unsafe {
-            std::ptr::copy_nonoverlapping(block.as_ptr(), to, 32);
-            to = to.add(32);
-        }
-        let (words, _) = block.as_chunks::<8>();
-        for (lane, w) in lanes.iter_mut().zip(words) {
-            *lane = add(*lane, u64::from_ne_bytes(*w));
-        }
-    }
-    // SAFETY: as above, for the remaining bytes.
-    unsafe { std::ptr::copy_nonoverlapping(rest.as_ptr(), to, rest.len()) };
-    let [a, b, c, d] = lanes;
-    let s = add(add(a, b), add(c, d));
-    fold64(add(s, tail(rest)))
+    let s = sum(src);
+    // SAFETY: the caller's promise.
+    unsafe { std::ptr::copy_nonoverlapping(src.as_ptr(), dst, src.len()) };
+    s
 }
 
-/// [`copy_and_sum`] for a source that a tenant may be writing at the same time: every byte is read exactly once.
+/// Copies `len` bytes from a source that a tenant may be writing at the same time to `dst`, and returns the partial
+/// of what has arrived there.
 ///
 /// # Safety
-/// `src` must be valid for reads and `dst` for writes of `len` bytes, not overlapping. Other *processes* may write
-/// either meanwhile.
+/// `src` must be valid for reads and `dst` for reads and writes of `len` bytes, not overlapping. Other *processes*
+/// may write `src` meanwhile; `dst` must be this thread's alone.
 #[inline]
 pub unsafe fn copy_and_sum_shared(src: *const u8, len: usize, dst: *mut u8) -> u32 {
-    let mut lanes = [0u64; 4];
-    let mut at = 0;
-    while len - at >= 32 {
-        for (i, lane) in lanes.iter_mut().enumerate() {
-            // SAFETY: at + 8 * i + 8 <= at + 32 <= len, within both areas (the caller's promise).
-            *lane = add(*lane, unsafe { move_word(src.add(at + 8 * i), dst.add(at + 8 * i)) });
+    if len >= WIDE {
+        // SAFETY: the caller's promise; the slice lives only here, over bytes that were just written.
+        return unsafe {
+            std::ptr::copy_nonoverlapping(src, dst, len);
+            sum(std::slice::from_raw_parts(dst, len))
+        };
+    }
+    // Reading back what was just written by narrower stores would stall: sum on the way.
+    let (mut s, mut at) = (0, 0);
+    // SAFETY: each step moves what `len - at` has room for, within both areas (the caller's promise).
+    unsafe {
+        while len - at >= 8 {
+            s = add(s, move_word::<u64>(src.add(at), dst.add(at)));
+            at += 8;
         }
-        at += 32;
-    }
-    let [a, b, c, d] = lanes;
-    let mut s = add(add(a, b), add(c, d));
-    while len - at >= 8 {
-        // SAFETY: at + 8 <= len, as above.
-        s = add(s, unsafe { move_word(src.add(at), dst.add(at)) });
-        at += 8;
-    }
-    let mut last = [0u8; 8];
-    for to in last.iter_mut().take(len - at) {
-        // SAFETY: at < len, as above.
-        unsafe {
-            *to = src.add(at).read_volatile();
-            dst.add(at).write(*to);
+        let mut last = 0;
+        if len & 4 != 0 {
+            last += u64::from(move_word::<u32>(src.add(at), dst.add(at)));
+            at += 4;
         }
-        at += 1;
+        if len & 2 != 0 {
+            last += u64::from(move_word::<u16>(src.add(at), dst.add(at)));
+            at += 2;
+        }
+        if len & 1 != 0 {
+            let byte = move_word::<u8>(src.add(at), dst.add(at));
+            last += u64::from(u16::from_ne_bytes([byte, 0]));
+        }
+        fold64(add(s, last))
     }
-    fold64(add(s, u64::from_ne_bytes(last)))
 }
 
-/// Moves eight bytes with a single read of the source and returns them.
+/// Moves a number with a single read of the source and returns it.
 ///
 /// # Safety
-/// `src` valid for reads and `dst` for writes of 8 bytes.
-#[inline]
-unsafe fn move_word(src: *const u8, dst: *mut u8) -> u64 {
-    /// Eight bytes without alignment, so that a volatile read of it may be unaligned.
+/// `src` valid for reads and `dst` for writes of a `T`, an integer; alignment does not matter.
+#[inline(always)]
+unsafe fn move_word<T: Copy>(src: *const u8, dst: *mut u8) -> T {
+    /// A number without alignment, so that a volatile read of it may be unaligned.
     #[repr(C, packed)]
     #[derive(Clone, Copy)]
-    struct Unaligned(u64);
-    // SAFETY: the caller's promise; `Unaligned` has alignment 1. Volatile: the compiler may neither repeat the
-    // read nor go back to the source for the sum.
+    struct Unaligned<T: Copy>(T);
+    // SAFETY: the caller's promise; `Unaligned` has alignment 1 and any bytes are an integer. Volatile: the compiler
+    // may neither repeat the read nor go back to the source for the sum.
     unsafe {
-        let w = src.cast::<Unaligned>().read_volatile();
-        dst.cast::<Unaligned>().write(w);
+        let w = src.cast::<Unaligned<T>>().read_volatile();
+        dst.cast::<Unaligned<T>>().write(w);
         w.0
     }
 }

@@ -8,7 +8,8 @@
 //! For a non-initial or initial *fragment* `l4` is where the fragment's data starts and `protocol` is what the
 //! fragment header says; an IPv6 atomic fragment (RFC 6946) is parsed as if it had no fragment header.
 //!
-//! Plain untagged IPv4 without options takes a path of a few compares; everything else goes through `slow`.
+//! Untagged IPv4 without options and IPv6 without extension headers take paths of a few compares; everything else goes
+//! through `slow`. All paths make the same checks and give the same answers.
 
 #![deny(unsafe_code)]
 
@@ -16,7 +17,9 @@ use std::ops::Range;
 
 use afnet_abi::vlan::Vlan;
 
-use super::{Address, Drop, Mac, checksum, extension, is_multicast, mapped, protocol};
+use super::{
+    Address, Drop, Mac, bytes, checksum, extension, extension::Chain, is_multicast, mapped, protocol,
+};
 
 /// Bytes of an Ethernet header without tags.
 pub const ETHERNET_LEN: usize = 14;
@@ -104,50 +107,95 @@ impl Udp {
 }
 
 /// Parses an Ethernet frame.
-#[inline]
+#[inline(always)]
 pub fn parse(frame: &[u8]) -> Result<Packet, Drop> {
     parse_head(frame, frame.len())
 }
 
 /// As [`parse`] for a frame of `frame_len` bytes of which `head` is the first buffer only (AF_XDP multi-buffer).
 /// All headers must lie in `head`; `end` may lie beyond it.
-#[inline]
+#[inline(always)]
 pub fn parse_head(head: &[u8], frame_len: usize) -> Result<Packet, Drop> {
     let frame_len = frame_len.max(head.len());
     // Ethernet, IPv4, 20 bytes of header, no fragment, unicast to this host: one bounds check for all.
-    if let Some([d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, 0x08, 0x00, ip @ ..]) =
-        head.first_chunk::<34>()
-        && let &[0x45, tos, l0, l1, _, _, f0, f1, ttl, protocol, _, _, a, b, c, d, e, f, g, h] = ip
-        && f0 & 0x3f | f1 == 0
-        && d0 & 1 == 0
-    {
-        let total = usize::from(u16::from_be_bytes([l0, l1]));
-        if total < 20 || total > frame_len - ETHERNET_LEN {
-            return Err(Drop::IpLength);
+    if let Some(h) = head.first_chunk::<34>() {
+        const PLAIN: u32 = u32::from_ne_bytes([8, 0, 0x45, 0]);
+        const PLAIN_MASK: u32 = u32::from_ne_bytes([0xff, 0xff, 0xff, 0]);
+        const FRAGMENT_MASK: u16 = u16::from_ne_bytes([0x3f, 0xff]);
+        let plain = u32::from_ne_bytes(bytes(h, 12)) & PLAIN_MASK == PLAIN;
+        let whole = u16::from_ne_bytes(bytes(h, 20)) & FRAGMENT_MASK == 0;
+        if plain && whole && h[0] & 1 == 0 {
+            return plain_v4(h, frame_len);
         }
-        if !checksum::is_valid(header_sum(ip)) {
-            return Err(Drop::IpChecksum);
+        const PLAIN_V6: u32 = u32::from_ne_bytes([0x86, 0xdd, 0x60, 0]);
+        const PLAIN_V6_MASK: u32 = u32::from_ne_bytes([0xff, 0xff, 0xf0, 0]);
+        if u32::from_ne_bytes(bytes(h, 12)) & PLAIN_V6_MASK == PLAIN_V6
+            && h[0] & 1 == 0
+            && !extension::is_extension(h[20])
+        {
+            return plain_v6(head, frame_len);
         }
-        if bad_v4_source(a) {
-            return Err(Drop::Source);
-        }
-        return Ok(Packet {
-            src: mapped([a, b, c, d]),
-            dst: mapped([e, f, g, h]),
-            src_mac: [*s0, *s1, *s2, *s3, *s4, *s5],
-            dst_mac: [*d0, *d1, *d2, *d3, *d4, *d5],
-            vlan: Vlan::NONE,
-            l3: ETHERNET_LEN,
-            l4: ETHERNET_LEN + 20,
-            end: ETHERNET_LEN + total,
-            v6: false,
-            protocol,
-            ttl,
-            tos,
-            fragment: None,
-        });
     }
     slow(head, frame_len)
+}
+
+/// The rest of [`parse_head`] for plain IPv4.
+#[inline(always)]
+fn plain_v4(h: &[u8; 34], frame_len: usize) -> Result<Packet, Drop> {
+    let total = usize::from(u16::from_be_bytes(bytes(h, 16)));
+    if total < 20 || total > frame_len - ETHERNET_LEN {
+        return Err(Drop::IpLength);
+    }
+    if !checksum::is_valid(header_sum(&bytes(h, ETHERNET_LEN))) {
+        return Err(Drop::IpChecksum);
+    }
+    if bad_v4_source(h[26]) {
+        return Err(Drop::Source);
+    }
+    Ok(Packet {
+        src: mapped(bytes(h, 26)),
+        dst: mapped(bytes(h, 30)),
+        src_mac: bytes(h, 6),
+        dst_mac: bytes(h, 0),
+        vlan: Vlan::NONE,
+        l3: ETHERNET_LEN,
+        l4: ETHERNET_LEN + 20,
+        end: ETHERNET_LEN + total,
+        v6: false,
+        protocol: h[23],
+        ttl: h[22],
+        tos: h[15],
+        fragment: None,
+    })
+}
+
+/// The rest of [`parse_head`] for IPv6 without extension headers.
+#[inline(never)]
+fn plain_v6(head: &[u8], frame_len: usize) -> Result<Packet, Drop> {
+    let h = head.first_chunk::<54>().ok_or(Drop::Truncated)?;
+    let length = usize::from(u16::from_be_bytes(bytes(h, 18)));
+    if length > frame_len - 54 {
+        return Err(Drop::IpLength);
+    }
+    let (src, dst) = (bytes(h, 22), bytes(h, 38));
+    if bad_v6_source(&src) || super::is_v4(&dst) {
+        return Err(Drop::Source);
+    }
+    Ok(Packet {
+        src,
+        dst,
+        src_mac: bytes(h, 6),
+        dst_mac: bytes(h, 0),
+        vlan: Vlan::NONE,
+        l3: ETHERNET_LEN,
+        l4: 54,
+        end: 54 + length,
+        v6: true,
+        protocol: h[20],
+        ttl: h[21],
+        tos: h[14] << 4 | h[15] >> 4,
+        fragment: None,
+    })
 }
 
 /// Parses an IP packet that has no link header: a raw tenant's, or one that reassembly made.
@@ -166,43 +214,40 @@ pub fn udp(frame: &[u8], packet: &Packet) -> Result<Udp, Drop> {
         return Err(Drop::Protocol);
     }
     let header = frame.get(packet.l4..).and_then(<[u8]>::first_chunk::<8>).ok_or(Drop::Truncated)?;
-    let [s0, s1, d0, d1, l0, l1, c0, c1] = *header;
-    let length = u16::from_be_bytes([l0, l1]);
+    let length = u16::from_be_bytes(bytes(header, 4));
     let payload = packet.l4 + 8..packet.l4 + usize::from(length);
     if length < 8 || payload.end > packet.end {
         return Err(Drop::UdpLength);
     }
-    let checksum_zero = c0 | c1 == 0;
+    let checksum_zero = u16::from_ne_bytes(bytes(header, 6)) == 0;
     if checksum_zero && packet.v6 {
         return Err(Drop::UdpNoChecksum);
     }
     Ok(Udp {
-        src_port: u16::from_be_bytes([s0, s1]),
-        dst_port: u16::from_be_bytes([d0, d1]),
+        src_port: u16::from_be_bytes(bytes(header, 0)),
+        dst_port: u16::from_be_bytes(bytes(header, 2)),
         payload,
         checksum_zero,
-        header_sum: checksum::sum(header) + checksum::pseudo(&packet.src, &packet.dst, protocol::UDP, length),
+        header_sum: checksum::pseudo_and(&packet.src, &packet.dst, protocol::UDP, length, *header),
     })
 }
 
 /// Everything but plain IPv4.
+#[inline(never)]
 fn slow(head: &[u8], frame_len: usize) -> Result<Packet, Drop> {
-    let Some([dst_mac @ .., s0, s1, s2, s3, s4, s5]) = head.first_chunk::<12>() else {
-        return Err(Drop::Truncated);
-    };
+    let macs = head.first_chunk::<12>().ok_or(Drop::Truncated)?;
     let (vlan, ethertype, l3) = tags(head)?;
     let mut packet = match ethertype {
         ETHERTYPE_IPV4 => ipv4(head, l3, frame_len)?,
         ETHERTYPE_IPV6 => ipv6(head, l3, frame_len)?,
         _ => return Err(Drop::EtherType),
     };
-    let [first, ..] = *dst_mac;
-    if first & 1 != 0 && !is_multicast(&packet.dst) {
+    if macs[0] & 1 != 0 && !is_multicast(&packet.dst) {
         return Err(Drop::LinkGroup);
     }
     packet.vlan = vlan;
-    packet.src_mac = [*s0, *s1, *s2, *s3, *s4, *s5];
-    packet.dst_mac = *dst_mac;
+    packet.src_mac = bytes(macs, 6);
+    packet.dst_mac = bytes(macs, 0);
     Ok(packet)
 }
 
@@ -235,38 +280,40 @@ fn tags(head: &[u8]) -> Result<(Vlan, u16, usize), Drop> {
 /// IPv4 with everything that may occur (RFC 791).
 fn ipv4(head: &[u8], l3: usize, frame_len: usize) -> Result<Packet, Drop> {
     let packet = head.get(l3..).ok_or(Drop::Truncated)?;
-    let &[vi, tos, l0, l1, i0, i1, f0, f1, ttl, protocol, _, _, a, b, c, d, e, f, g, h] =
-        packet.first_chunk::<20>().ok_or(Drop::Truncated)?;
-    if vi >> 4 != 4 {
+    let h = packet.first_chunk::<20>().ok_or(Drop::Truncated)?;
+    if h[0] >> 4 != 4 {
         return Err(Drop::IpVersion);
     }
-    let header_len = usize::from(vi & 0xf) * 4;
+    let header_len = usize::from(h[0] & 0xf) * 4;
     if header_len < 20 {
         return Err(Drop::IpHeader);
     }
     let header = packet.get(..header_len).ok_or(Drop::Truncated)?;
-    let total = usize::from(u16::from_be_bytes([l0, l1]));
+    let total = usize::from(u16::from_be_bytes(bytes(h, 2)));
     if total < header_len || total > frame_len - l3 {
         return Err(Drop::IpLength);
     }
-    if !checksum::is_valid(checksum::sum(header)) {
+    let sum = if header_len == 20 { header_sum(h) } else { checksum::sum(header) };
+    if !checksum::is_valid(sum) {
         return Err(Drop::IpChecksum);
     }
-    if bad_v4_source(a) {
+    if bad_v4_source(h[12]) {
         return Err(Drop::Source);
     }
-    options(header.get(20..).unwrap_or_default())?;
-    let word = u16::from_be_bytes([f0, f1]);
+    if header_len != 20 {
+        options(header.get(20..).unwrap_or_default())?;
+    }
+    let word = u16::from_be_bytes(bytes(h, 6));
     let fragment = (word & 0x3fff != 0).then(|| Fragment {
-        id: u32::from(u16::from_be_bytes([i0, i1])),
+        id: u32::from(u16::from_be_bytes(bytes(h, 4))),
         offset: (word & 0x1fff) << 3,
         more: word & 0x2000 != 0,
         header: l3,
         announced_at: l3 + 9,
     });
     Ok(Packet {
-        src: mapped([a, b, c, d]),
-        dst: mapped([e, f, g, h]),
+        src: mapped(bytes(h, 12)),
+        dst: mapped(bytes(h, 16)),
         src_mac: [0; 6],
         dst_mac: [0; 6],
         vlan: Vlan::NONE,
@@ -274,9 +321,9 @@ fn ipv4(head: &[u8], l3: usize, frame_len: usize) -> Result<Packet, Drop> {
         l4: l3 + header_len,
         end: l3 + total,
         v6: false,
-        protocol,
-        ttl,
-        tos,
+        protocol: h[9],
+        ttl: h[8],
+        tos: h[1],
         fragment,
     })
 }
@@ -307,28 +354,28 @@ fn options(mut rest: &[u8]) -> Result<(), Drop> {
 /// IPv6 and its extension headers (RFC 8200).
 fn ipv6(head: &[u8], l3: usize, frame_len: usize) -> Result<Packet, Drop> {
     let packet = head.get(l3..).ok_or(Drop::Truncated)?;
-    let header = packet.first_chunk::<40>().ok_or(Drop::Truncated)?;
-    let &[v0, v1, _, _, l0, l1, next, ttl, ref addresses @ ..] = header;
-    if v0 >> 4 != 6 {
+    let h = packet.first_chunk::<40>().ok_or(Drop::Truncated)?;
+    if h[0] >> 4 != 6 {
         return Err(Drop::IpVersion);
     }
-    let (Some(src), Some(dst)) = (addresses.first_chunk::<16>(), addresses.last_chunk::<16>()) else {
-        return Err(Drop::Truncated);
-    };
+    let (src, dst) = (bytes(h, 8), bytes(h, 24));
     // A jumbogram (RFC 2675) has length 0 here; without a payload nothing is left to deliver either.
-    let length = usize::from(u16::from_be_bytes([l0, l1]));
+    let length = usize::from(u16::from_be_bytes(bytes(h, 4)));
     if length > frame_len - l3 - 40 {
         return Err(Drop::IpLength);
     }
     let end = l3 + 40 + length;
-    if bad_v6_source(src) || super::is_v4(dst) {
+    if bad_v6_source(&src) || super::is_v4(&dst) {
         return Err(Drop::Source);
     }
-    let chain =
-        extension::walk(head.get(..end.min(head.len())).unwrap_or_default(), l3 + 6, next, l3 + 40, end)?;
+    let mut chain = Chain { protocol: h[6], l4: l3 + 40, fragment: None };
+    if extension::is_extension(chain.protocol) {
+        let head = head.get(..end.min(head.len())).unwrap_or_default();
+        chain = extension::walk(head, l3 + 6, chain.protocol, chain.l4, end)?;
+    }
     Ok(Packet {
-        src: *src,
-        dst: *dst,
+        src,
+        dst,
         src_mac: [0; 6],
         dst_mac: [0; 6],
         vlan: Vlan::NONE,
@@ -337,24 +384,17 @@ fn ipv6(head: &[u8], l3: usize, frame_len: usize) -> Result<Packet, Drop> {
         end,
         v6: true,
         protocol: chain.protocol,
-        ttl,
-        tos: v0 << 4 | v1 >> 4,
+        ttl: h[7],
+        tos: h[0] << 4 | h[1] >> 4,
         fragment: chain.fragment,
     })
 }
 
-/// Sum of a header without options.
+/// Sum of a header without options: five 32-bit words, below 2^35.
 #[inline]
 fn header_sum(header: &[u8; 20]) -> u32 {
     let (words, _) = header.as_chunks::<4>();
-    let mut s = 0u64;
-    for w in words {
-        s += u64::from(u32::from_ne_bytes(*w));
-    }
-    // Five 32-bit words: below 2^35.
-    let s = (s & 0xffff_ffff) + (s >> 32);
-    let s = (s & 0xffff) + (s >> 16 & 0xffff) + (s >> 32);
-    (s & 0x7fff_ffff) as u32
+    checksum::fold64(words.iter().map(|w| u64::from(u32::from_ne_bytes(*w))).sum())
 }
 
 /// 0/8, 127/8, multicast, reserved and broadcast (RFC 1122 3.2.1.3), by the first byte.

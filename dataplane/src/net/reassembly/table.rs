@@ -4,10 +4,7 @@
 //! Indices come from this table's own lists only, never from a packet.
 
 #![deny(unsafe_code)]
-#![allow(
-    clippy::indexing_slicing,
-    reason = "indices are made by `Table::new` and handed out by `insert` only"
-)]
+#![allow(clippy::indexing_slicing, reason = "indices are made and handed out by `Table::insert` only")]
 
 use afnet_abi::vlan::Vlan;
 
@@ -97,8 +94,11 @@ struct Share {
 #[derive(Debug)]
 pub struct Table {
     hash: hash::Key,
+    /// Grows up to `count`, within the capacity that it has from the start: memory that is not needed stays untouched.
     entries: Vec<Entry>,
+    count: u32,
     buckets: Vec<u32>,
+    /// Entries that were in use before.
     free: u32,
     /// By age: IPv4, IPv6 (their timeouts differ, so each list is in order of expiry too).
     ages: [Ends; 2],
@@ -108,42 +108,12 @@ pub struct Table {
 impl Table {
     /// Room for `count` datagrams of compartments below `slots`.
     pub fn new(count: u32, slots: u32, hash: hash::Key) -> Self {
-        let blank = |n: u32| Entry {
-            key: Key {
-                src: [0; 16],
-                dst: [0; 16],
-                id: 0,
-                slot: 0,
-                ifindex: 0,
-                vlan: Vlan::NONE,
-                protocol: 0,
-            },
-            v6: false,
-            dead: false,
-            created_ns: 0,
-            head: pool::NONE,
-            tail: pool::NONE,
-            received: 0,
-            total: None,
-            fragments: 0,
-            ecn: 0,
-            largest: 0,
-            header: [0; MAX_HEADER],
-            header_len: 0,
-            announced_at: 0,
-            protocol: 0,
-            src_mac: [0; 6],
-            dst_mac: [0; 6],
-            cost: 0,
-            chain: if n + 1 < count { n + 1 } else { NONE },
-            age: UNLINKED,
-            own: UNLINKED,
-        };
         Self {
             hash,
-            entries: (0..count).map(blank).collect(),
+            entries: Vec::with_capacity(count as usize),
+            count,
             buckets: vec![NONE; (count.max(1) as usize).next_power_of_two()],
-            free: if count == 0 { NONE } else { 0 },
+            free: NONE,
             ages: [EMPTY; 2],
             shares: vec![Share { bytes: 0, own: EMPTY }; slots as usize],
         }
@@ -155,8 +125,8 @@ impl Table {
     }
 
     /// Whether an entry is free.
-    pub const fn has_room(&self) -> bool {
-        self.free != NONE
+    pub fn has_room(&self) -> bool {
+        self.free != NONE || self.entries.len() < self.count as usize
     }
 
     /// Bytes that a compartment's datagrams count.
@@ -187,11 +157,8 @@ impl Table {
 
     /// A new entry for `key`, whose compartment the table has; `None` without room.
     pub fn insert(&mut self, key: Key, v6: bool, now_ns: u64) -> Option<u32> {
-        let n = self.free;
         let bucket = self.bucket(&key);
-        let entry = self.entries.get_mut(n as usize)?;
-        self.free = entry.chain;
-        *entry = Entry {
+        let entry = Entry {
             key,
             v6,
             dead: false,
@@ -213,6 +180,17 @@ impl Table {
             chain: self.buckets[bucket],
             age: UNLINKED,
             own: UNLINKED,
+        };
+        let n = if self.free != NONE {
+            let n = self.free;
+            self.free = self.entry(n).chain;
+            *self.entry_mut(n) = entry;
+            n
+        } else if self.has_room() {
+            self.entries.push(entry);
+            u32::try_from(self.entries.len() - 1).ok()?
+        } else {
+            return None;
         };
         self.buckets[bucket] = n;
         push(&mut self.entries, &mut self.ages[usize::from(v6)], n, |e| &mut e.age);
