@@ -1,6 +1,6 @@
 //! Binding the anchor socket of a queue: which modes to try, in which order, and what each refusal was.
 //!
-//! Zero-copy, then copy; with multi-buffer if the device's MTU does not fit into one frame, then without. A queue may
+//! If the device's MTU does not fit into one frame: multi-buffer, zero-copy then copy. Then single buffers, likewise. A queue may
 //! stay busy for a moment after the process that had it ended: EBUSY is tried again with back-off. Whether the XDP
 //! program runs native or generic is control's business and decided before.
 
@@ -75,22 +75,26 @@ pub(crate) fn bind_anchor(request: &BindRequest<'_>) -> Result<Bound, Error> {
         ModePreference::ZeroCopy => vec![zero_copy],
     };
     let mut refused = Vec::new();
-    for (name, mode, flags) in modes {
-        let variants: &[(bool, BindFlags)] = if needs_sg {
-            &[(true, sg), (false, BindFlags::empty())]
-        } else {
-            &[(false, BindFlags::empty())]
-        };
-        for (multi_buffer, extra) in variants {
-            match patiently(|| attempt(request, flags | *extra)) {
+    // Whole frames in copy mode are worth more than zero-copy without the long ones.
+    let variants: &[(bool, BindFlags)] =
+        if needs_sg { &[(true, sg), (false, BindFlags::empty())] } else { &[(false, BindFlags::empty())] };
+    for (multi_buffer, extra) in variants {
+        for (name, mode, flags) in &modes {
+            match patiently(|| attempt(request, *flags | *extra)) {
                 Ok(anchor) => {
                     let busy_poll =
-                        request.busy_poll && mode == QueueMode::ZeroCopy && prefer_busy_poll(&anchor);
-                    return Ok(Bound { anchor, mode, multi_buffer: *multi_buffer, busy_poll, refused });
+                        request.busy_poll && *mode == QueueMode::ZeroCopy && prefer_busy_poll(&anchor);
+                    return Ok(Bound {
+                        anchor,
+                        mode: *mode,
+                        multi_buffer: *multi_buffer,
+                        busy_poll,
+                        refused,
+                    });
                 }
                 Err(Failure::Ours(error)) => return Err(error),
                 Err(Failure::Kernel(answer)) => {
-                    let name = match (name, multi_buffer) {
+                    let name = match (*name, multi_buffer) {
                         ("zero-copy", true) => "zero-copy multi-buffer",
                         (_, true) => "copy multi-buffer",
                         (name, false) => name,

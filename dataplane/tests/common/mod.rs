@@ -122,6 +122,23 @@ impl Rig {
         }
     }
 
+    /// After `remove_device`: adds it once more.
+    pub fn add_device_again(&mut self) {
+        let Self { bed, demux, dataplane, ifindex, mac, mtu, .. } = self;
+        let device = Device {
+            name: DEVICE.to_owned(),
+            ifindex: *ifindex,
+            mac: *mac,
+            mtu: *mtu,
+            queues: 1,
+            want: ModePreference::Best,
+            sockets: Box::new(demux.sockets().expect("sockets")),
+            dirty: Box::new(demux.dirty().expect("dirty")),
+        };
+        let dataplane = dataplane.as_mut().expect("still running");
+        bed.host.enter(|| dataplane.add_device(device)).expect("add the device again");
+    }
+
     pub fn dp(&mut self) -> &mut Dataplane {
         self.dataplane.as_mut().expect("still running")
     }
