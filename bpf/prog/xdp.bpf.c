@@ -21,6 +21,9 @@
  *
  * VLAN tags must be in the frame: a device that strips them (or a veth peer that keeps them aside)
  * needs `ethtool -K DEV rxvlan off` (`-K PEER txvlan off`), or tagged frames look untagged.
+ * And veth wakes the other end for XDP_TX only if that end runs an XDP program too (one that passes
+ * everything will do; GRO alone makes it poll, but leaves our answers in the ring until something
+ * else wakes it).
  */
 #include "parse.h"
 #include "arp.h"

@@ -74,7 +74,9 @@ impl XdpLink {
                 }
                 return Ok(Self { pin: pin.to_owned(), fd });
             }
-            // Of a device that is gone, or in the other mode: it ends with its last reference.
+            // Of a device that is gone (then there is nothing to detach), or in the other mode.
+            // SAFETY: a valid file descriptor.
+            unsafe { libbpf_sys::bpf_link_detach(fd.as_raw_fd()) };
             remove_pin(pin)?;
         }
         let fd = create(program, ifindex, mode)?;
