@@ -2,3 +2,4 @@
 //! that judges. One module for each subject. Root is needed.
 
 mod harness;
+mod tenant;
