@@ -5,7 +5,8 @@ use crate::{config::QueueMode, route::RouteKey};
 /// From a worker to control; fetched by [`crate::Dataplane::poll_events`] after the notify callback was called.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A next hop is wanted. Sent once for a key until it is answered, then at most once a second.
+    /// A next hop is wanted. Sent once for a key while datagrams wait for it (3 s at most), for a cached answer again when
+    /// it is 30 s old or was "unreachable" 1 s ago.
     Resolve(RouteKey),
     /// The tenant broke the ring protocol. The worker has stopped serving the endpoint; control detaches it.
     Violation {

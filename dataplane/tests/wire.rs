@@ -291,3 +291,48 @@ fn bad_checksums_are_dropped() {
     assert_eq!(rig.slot(1, Counter::UdpChecksum), 2);
     rig.finish();
 }
+
+#[test]
+fn the_path_mtu_is_learned() {
+    let mut rig = Rig::new("pmtu");
+    let mut tenant = rig.udp_tenant(1, &[V4], 5000);
+    let wire = Wire::open(&rig.bed.peer, PEER);
+    let to = at(peer(false), 9);
+    tenant.datagram(5000, to, &pattern(1200));
+    let sent = rig
+        .until("frame", |_| wire.find(Duration::from_millis(1), |f| packet::read_udp(f).map(|_| f.to_vec())));
+    // Fragmentation needed (RFC 1191 4): a router says 600.
+    let quote = &sent[14..14 + 28];
+    let mut icmp = [&[3, 4, 0, 0, 0, 0], &600u16.to_be_bytes()[..], quote].concat();
+    let sum = net::checksum::finish(net::checksum::sum(&icmp));
+    icmp[2..4].copy_from_slice(&sum);
+    let router = net::build::Ip {
+        src: net::from_ip("192.0.2.99".parse().unwrap()),
+        dst: net::from_ip(V4.parse().unwrap()),
+        protocol: 1,
+        ttl: 64,
+        tos: 0,
+        dont_fragment: true,
+        id: 0,
+        flow_label: 0,
+    };
+    let mut frame = vec![0; 34];
+    let link = net::build::Link { src_mac: rig.bed.peer_mac(), dst_mac: rig.mac, vlan: Vlan::NONE };
+    net::build::write_link(&mut frame, &link, false).unwrap();
+    net::build::write_ip(&mut frame[14..], &router, icmp.len()).unwrap();
+    frame.extend(icmp);
+    wire.send(&frame);
+    // The peer has no one at port 9 and says so too.
+    let mtu = rig.until("error about size", |_| {
+        let (record, info) = tenant.try_receive()?;
+        assert_eq!(record.kind, kind::ERROR);
+        Some(u32::from_ne_bytes(info[8..12].try_into().unwrap())).filter(|mtu| *mtu != 0)
+    });
+    assert_eq!(mtu, 600);
+    // From now on it is cut, or refused.
+    tenant.datagram(5000, to, &pattern(1200));
+    rig.until("fragments", |rig| (rig.slot(1, Counter::TxFragmented) == 1).then_some(()));
+    tenant.send(&Record { flags: flags::DONT_FRAGMENT, ..datagram(5000, to) }, &pattern(1200));
+    rig.until("refusal", |rig| (rig.slot(1, Counter::TxTooBig) == 1).then_some(()));
+    rig.finish();
+}

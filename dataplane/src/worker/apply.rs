@@ -198,6 +198,7 @@ impl Worker {
             counters: std::sync::Arc::clone(&counters),
             slot_counters: std::sync::Arc::clone(&slot_counters),
             touched: false,
+            fresh: (0, 0),
             closed: false,
         };
         let sender = TxHalf {

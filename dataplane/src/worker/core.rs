@@ -202,6 +202,7 @@ impl Core {
                 continue;
             };
             endpoint.touched = false;
+            endpoint.count_delivered();
             if endpoint.ring.publish() {
                 ring(&endpoint.wake);
                 endpoint.counters.inc(Counter::Doorbells);

@@ -33,6 +33,8 @@ pub(crate) struct RxHalf {
     pub(crate) slot_counters: Arc<Counters>,
     /// Has unpublished records and is on the worker's list for that.
     pub(crate) touched: bool,
+    /// Records written in this round and their bytes, not yet counted.
+    pub(crate) fresh: (u64, u64),
     /// Broke the protocol: nothing is written any more.
     pub(crate) closed: bool,
 }
@@ -45,11 +47,18 @@ impl RxHalf {
         self.slot_counters.add(counter, n);
     }
 
-    /// Counts a record written.
+    /// Notes a record written; counted when it is published.
     #[inline]
-    pub(crate) fn delivered(&self, bytes: usize) {
-        self.count(Counter::RxDelivered, 1);
-        self.count(Counter::RxDeliveredBytes, bytes as u64);
+    pub(crate) fn delivered(&mut self, bytes: usize) {
+        self.fresh.0 += 1;
+        self.fresh.1 += bytes as u64;
+    }
+
+    /// Counts what was noted.
+    pub(crate) fn count_delivered(&mut self) {
+        let (records, bytes) = std::mem::take(&mut self.fresh);
+        self.count(Counter::RxDelivered, records);
+        self.count(Counter::RxDeliveredBytes, bytes);
     }
 
     /// Writes an ICMP error, or one of our own making, about a datagram of this endpoint's. Whether there was room.

@@ -88,6 +88,11 @@ const TX_LINGER: u64 = 1_000_000;
 const POLL_EVERY_IDLE: u32 = 16;
 const POLL_EVERY_BUSY: u32 = 64;
 
+/// A worker that has been awake for this long, in nanoseconds, has busy sockets no longer watched: a watched socket costs
+/// the CPU that fills it a call of the poller for each batch. Watching again costs a system call for each socket
+/// before the next sleep, so it must not happen often.
+const AWAKE: u64 = 100_000_000;
+
 /// Between two sweeps over everything that could have been missed, and looks at timers, in nanoseconds.
 const SWEEP: u64 = 100_000_000;
 
@@ -126,6 +131,7 @@ pub(crate) fn spawn(
         wake: config.wake,
         queues_made: 0,
         last_work: 0,
+        awake_since: 0,
         next_sweep: 0,
         rounds: 0,
         stopped: false,
@@ -161,6 +167,8 @@ struct Worker {
     /// Number for the next queue's token.
     queues_made: usize,
     last_work: u64,
+    /// When it woke up last.
+    awake_since: u64,
     next_sweep: u64,
     rounds: u32,
     stopped: bool,
@@ -284,6 +292,7 @@ impl Worker {
             self.poll(Some(NAP));
             self.core.tick();
             self.last_work = self.core.now;
+            self.awake_since = self.core.now;
         }
     }
 

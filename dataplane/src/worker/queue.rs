@@ -138,7 +138,17 @@ impl Queue {
         self.retired.last().map(|(_, socket)| socket)
     }
 
-    /// The slot's socket.
+    /// Notes that the slot's socket shall no longer be watched, and gives it if it was.
+    pub(crate) fn disarm(&mut self, slot: u32) -> Option<&RxSocket> {
+        let member = self.members.get_mut(slot as usize)?.as_deref_mut()?;
+        if !std::mem::take(&mut member.armed) {
+            return None;
+        }
+        self.unarmed.push(slot);
+        Some(&member.socket)
+    }
+
+    /// The slot's member.
     pub(crate) fn member_mut(&mut self, slot: u32) -> Option<&mut Member> {
         self.members.get_mut(slot as usize)?.as_deref_mut()
     }

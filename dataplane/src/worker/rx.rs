@@ -10,10 +10,12 @@
 //!
 //! The UMEM frame is free again as soon as its packet was looked at; nothing of it is kept.
 
+use std::os::fd::AsFd;
+
 use afnet_abi::shm::{Record, flags, kind};
 
 use super::{
-    Worker,
+    AWAKE, Worker,
     copy::write_summed,
     core::Core,
     queue::{BATCH, Queue, QueueKind},
@@ -72,7 +74,8 @@ pub(super) enum Fate {
 impl Worker {
     /// Takes what has been received. Whether there was anything.
     pub(super) fn receive(&mut self) -> bool {
-        let Self { core, devices, hosts, .. } = self;
+        let Self { core, devices, hosts, poller, awake_since, .. } = self;
+        let long_awake = core.now.saturating_sub(*awake_since) > AWAKE;
         let mut worked = false;
         let mut descs = [RxDesc::default(); BATCH];
         for queue in devices.iter_mut() {
@@ -90,6 +93,9 @@ impl Worker {
                     worked = true;
                     let descs = descs.get(..n).unwrap_or_default();
                     device_batch(core, queue, hosts.first_mut(), slot, descs);
+                    if long_awake && let Some(socket) = queue.disarm(slot) {
+                        poller.unwatch(socket.as_fd());
+                    }
                 }
             }
             if !queue.retired.is_empty() {
