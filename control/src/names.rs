@@ -26,7 +26,7 @@ pub struct Instance(String);
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidName {
     /// Not an instance name.
-    #[error("bad instance name {0:?}: 1 to 32 letters, digits, `_` or `-`, not starting with `-`")]
+    #[error("bad instance name {0:?}: 1 to 64 letters, digits, `_` or `-`, not starting with `-`")]
     Instance(String),
     /// Not a compartment name.
     #[error("bad name {0:?}: 1 to {MAX_NAME} letters, digits, `.`, `_` or `-`, not starting with `.` or `-`")]
@@ -39,7 +39,7 @@ impl Instance {
         let good = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
         if name.is_empty() || name == "default" {
             Ok(Self::default())
-        } else if name.len() <= 32 && name.bytes().all(good) && !name.starts_with('-') {
+        } else if name.len() <= 64 && name.bytes().all(good) && !name.starts_with('-') {
             Ok(Self(name.to_owned()))
         } else {
             Err(InvalidName::Instance(name.to_owned()))
@@ -132,7 +132,7 @@ mod tests {
 
     #[test]
     fn bad_names_are_refused() {
-        for name in ["-x", "a/b", "a b", "a.b", "x".repeat(33).as_str(), "ä", ".."] {
+        for name in ["-x", "a/b", "a b", "a.b", "x".repeat(65).as_str(), "ä", ".."] {
             assert!(Instance::new(name).is_err(), "{name}");
         }
         for name in ["", ".x", "-x", "a/b", "a b", "..", "x".repeat(64).as_str(), "cgroup.procs", "ä", "a\n"]

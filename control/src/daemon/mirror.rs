@@ -64,6 +64,11 @@ impl Mirror {
         self.addresses.values().find(|a| a.address == address && !a.ours)
     }
 
+    /// Addresses of a device that an afnetd put there.
+    pub fn ours(&self, ifindex: u32) -> Vec<IpAddr> {
+        self.addresses.values().filter(|a| a.ours && a.ifindex == ifindex).map(|a| a.address).collect()
+    }
+
     /// An address of the host's own on a device, to reach compartments from. Global ones first.
     pub fn host_source(&self, ifindex: u32, ipv6: bool) -> Option<IpAddr> {
         let local = |a: &KernelAddress| match a.address {

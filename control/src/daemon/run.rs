@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{self, IsTerminal};
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -25,7 +26,7 @@ use crate::error::{Context, Refused};
 use crate::names::Instance;
 use crate::netlink::events::{self, Events as KernelEvents};
 use crate::server::{Server, Settings};
-use crate::system::{notify, signals::Signals};
+use crate::system::{caps, notify, signals::Signals};
 
 const KERNEL: Token = Token(0);
 const SIGNALS: Token = Token(1);
@@ -78,6 +79,9 @@ impl Directory {
         let dir = instance.runtime_dir();
         let fresh = !dir.exists();
         fs::create_dir_all(&dir).refused(|| format!("making {}", dir.display()))?;
+        // Whatever the umask is: tenants must reach the socket.
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o755))
+            .refused(|| format!("opening {} for tenants", dir.display()))?;
         let lock = fs::File::open(&dir).refused(|| format!("opening {}", dir.display()))?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|e| match e {
             Errno::WOULDBLOCK => {
@@ -104,6 +108,7 @@ pub fn run(config: Config) -> Result<(), Refused> {
     let instance = Instance::new(&config.instance).map_err(|e| Refused::new(Errno::INVAL, e.to_string()))?;
     let group = config.group.as_deref().map(group_id).transpose()?;
     let keep = config.keep;
+    caps::check()?;
     let directory = Directory::take(&instance)?;
     let result = serve(config, &instance, group);
     if matches!(result, Ok(())) && !keep || result.is_err() && directory.fresh {

@@ -31,7 +31,6 @@ use crate::system::{bpffs, caps, cgroup::Cgroups};
 impl Core {
     /// Brings everything up but the control socket. `waker`: wakes the loop for workers' events.
     pub fn start(config: Config, poll: &Poll, waker: Token) -> Result<Self, Refused> {
-        caps::check()?;
         caps::raise_file_limit();
         let refuse = |e: &dyn std::fmt::Display| Refused::new(Errno::INVAL, e.to_string());
         let instance = Instance::new(&config.instance).map_err(|e| refuse(&e))?;
@@ -72,16 +71,22 @@ impl Core {
             kicked: Vec::new(),
             flush_at: None,
         };
+        // What a dead daemon left is for the next start that succeeds, not for this one to remove.
+        let inherited = core.inherited()?;
         match core.come_up() {
             Ok(()) => Ok(core),
             Err(e) => {
-                // What a dead daemon left is not ours to remove before we have taken it over.
-                let took_over =
-                    core.devices.iter().any(|d| d.live.as_ref().is_some_and(|l| !l.mode.is_empty()));
-                core.stop(!took_over);
+                core.stop(inherited);
                 Err(e)
             }
         }
+    }
+
+    /// Whether there is something of a daemon that was killed or told to keep it.
+    fn inherited(&self) -> Result<bool, Refused> {
+        let pinned = |d: &Device| self.instance.link_pin(&d.config.name).exists();
+        let (saved, bad) = self.store.load()?;
+        Ok(!saved.is_empty() || !bad.is_empty() || self.devices.iter().any(pinned))
     }
 
     fn come_up(&mut self) -> Result<(), Refused> {
@@ -121,6 +126,7 @@ impl Core {
         for compartment in saved {
             self.restore_one(&compartment)?;
         }
+        self.remove_strays();
         if !self.registry.is_empty() {
             tracing::info!("{} compartments restored", self.registry.len());
         }
@@ -150,6 +156,21 @@ impl Core {
             }
         }
         Ok(())
+    }
+
+    /// Kernel addresses of a daemon whose state is gone: nobody else would ever remove them.
+    fn remove_strays(&mut self) {
+        for live in self.devices.iter().filter_map(|d| d.live.as_ref()) {
+            let ifindex = live.link.ifindex;
+            for address in self.mirror.ours(ifindex) {
+                if self.registry.kernel_owner(address).is_none() {
+                    tracing::warn!("removing {address} from {}, left by a former afnetd", live.link.name);
+                    if let Err(e) = self.netlink.del_address(ifindex, address) {
+                        tracing::error!("taking {address} from {}: {e}", live.link.name);
+                    }
+                }
+            }
+        }
     }
 
     /// Compartments of the configuration that there are not yet.
