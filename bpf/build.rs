@@ -19,6 +19,22 @@ fn main() {
     }
     let table = fs::read_to_string("include/counters.h").expect("include/counters.h");
     fs::write(out.join("counters.rs"), counters(&table)).expect("OUT_DIR is writable");
+    let header = fs::read_to_string("include/afnet.h").expect("include/afnet.h");
+    fs::write(out.join("numbers.rs"), numbers(&header)).expect("OUT_DIR is writable");
+}
+
+/// Constants from the lines `#define AFNET_NAME number`.
+fn numbers(header: &str) -> String {
+    let mut constants = String::new();
+    for line in header.lines() {
+        let mut words = line.split_whitespace();
+        if let (Some("#define"), Some(name), Some(Ok(value))) =
+            (words.next(), words.next(), words.next().map(str::parse::<u32>))
+        {
+            writeln!(constants, "pub const {}: u32 = {value};", &name["AFNET_".len()..]).unwrap();
+        }
+    }
+    constants
 }
 
 /// The enum and its tables from the X-macro table: lines `X(NAME, "help") \`, compartment counters first.

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * What the BPF programs and the Rust side share: keys and values of the maps, events. These layouts
- * stand here only; src/layout.rs compares the Rust view with the types of the generated skeleton at
- * compile time.
+ * stand here only; the Rust side uses the types of the generated skeleton as they are
+ * (src/skel.rs), and build.rs hands it the numbers.
  *
  * Numbers are in host byte order unless the type says __be. `vlan` is the realm on this device:
  * bits 0-11 the VID of the 802.1Q tag, bits 12-23 that of the 802.1ad tag, 0 where there is no tag
@@ -19,17 +19,14 @@
 #define AFNET_FAST_ONLY 2 /* the kernel does not have it: answer echo requests here */
 
 /* Bits of afnet_compartment.flags. */
-#define AFNET_RAW     1 /* everything goes to the fast path but ARP, ND, IGMP, MLD */
-#define AFNET_PRESENT 2 /* the slot is in use */
+#define AFNET_RAW 1 /* everything goes to the fast path but ARP, ND, IGMP, MLD */
 
-/* Kinds of afnet_event. */
-#define AFNET_EVENT_ARP_SENDER 1 /* ARP whose sender address is ours (RFC 5227 2.1.1, 2.4) */
-#define AFNET_EVENT_ARP_PROBE                                                                      \
-	2 /* another host's probe for our tentative address (RFC 5227 2.1.1) */
-#define AFNET_EVENT_NS_PROBE                                                                       \
-	3 /* another host's NS from :: for our tentative address (RFC 4862 5.4.3) */
-#define AFNET_EVENT_NS_SENDER 4 /* NS whose source is ours */
-#define AFNET_EVENT_NA	      5 /* NA for our address (RFC 4862 5.4.4) */
+/* Kinds of afnet_event (RFC 5227 2.1.1, 2.4; RFC 4862 5.4.3, 5.4.4). */
+#define AFNET_EVENT_ARP_SENDER 1 /* ARP whose sender address is ours */
+#define AFNET_EVENT_ARP_PROBE  2 /* another host's probe for a tentative address */
+#define AFNET_EVENT_NS_PROBE   3 /* another host's NS from :: for a tentative address */
+#define AFNET_EVENT_NS_SENDER  4 /* NS whose source is ours */
+#define AFNET_EVENT_NA	       5 /* NA for our address */
 
 /* Longest IPv6 extension header chain that is followed, in headers. */
 #define AFNET_CHAIN_MAX 8

@@ -11,7 +11,7 @@ use libbpf_rs::{MapHandle, RingBuffer, RingBufferBuilder};
 
 use crate::{
     Error,
-    skel::{Plain, types},
+    skel::{Plain, c, types},
 };
 
 /// What showed that another host uses an address of ours.
@@ -53,11 +53,11 @@ impl Event {
     fn parse(record: &[u8]) -> Option<Self> {
         let e = types::afnet_event::from_bytes(record)?;
         let kind = match e.kind {
-            1 => ConflictKind::ArpSender,
-            2 => ConflictKind::ArpProbe,
-            3 => ConflictKind::NsProbe,
-            4 => ConflictKind::NsSender,
-            5 => ConflictKind::Na,
+            c::EVENT_ARP_SENDER => ConflictKind::ArpSender,
+            c::EVENT_ARP_PROBE => ConflictKind::ArpProbe,
+            c::EVENT_NS_PROBE => ConflictKind::NsProbe,
+            c::EVENT_NS_SENDER => ConflictKind::NsSender,
+            c::EVENT_NA => ConflictKind::Na,
             _ => return None,
         };
         let addr = Ipv6Addr::from(e.addr).to_canonical();

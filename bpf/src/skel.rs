@@ -29,6 +29,12 @@ skeleton!(host, "/host.skel.rs");
 
 pub(crate) use xdp::types;
 
+/// The numbers of include/afnet.h.
+#[allow(dead_code, missing_docs, reason = "generated; those that only the programs use are here too")]
+pub(crate) mod c {
+    include!(concat!(env!("OUT_DIR"), "/numbers.rs"));
+}
+
 use crate::counters;
 
 /// Types of map keys and values: plain integers without padding.

@@ -15,18 +15,14 @@ use afnet_abi::vlan::Vlan;
 use crate::{
     AddressEntry, CompartmentConfig, Demux, Error,
     demux::add,
-    skel::types::{
-        self, afnet_address, afnet_claim, afnet_compartment, afnet_key4, afnet_key6, afnet_prefix4,
-        afnet_prefix6,
+    skel::{
+        c,
+        types::{
+            self, afnet_address, afnet_claim, afnet_compartment, afnet_key4, afnet_key6, afnet_prefix4,
+            afnet_prefix6,
+        },
     },
 };
-
-/// Values of include/afnet.h.
-mod c {
-    pub const TENTATIVE: u32 = 1;
-    pub const FAST_ONLY: u32 = 2;
-    pub const RAW: u32 = 1;
-}
 
 const UDP: u8 = 17;
 
