@@ -61,11 +61,15 @@ struct afnet_address {
 	__u32 flags;
 };
 
+/* Ports of a compartment's claims that stand in `compartments` too. */
+#define AFNET_PORTS 4
+
 /* Value of `compartments`, index: slot. Written by the daemon only. */
 struct afnet_compartment {
 	__u32 flags;
-	__u32 shifts;	 /* bit s: there are claims of blocks of 2^s ports; 0: no claim at all */
-	__u64 interval;	 /* token bucket: nanoseconds for each packet; 0: unlimited */
+	__u32 shifts; /* bit s: there are claims of blocks of 2^s ports; 0: no claim at all */
+	__u16 ports[AFNET_PORTS]; /* the first claims of single ports, 0: none; saves the look-up */
+	__u64 interval;		  /* token bucket: nanoseconds for each packet; 0: unlimited */
 	__u64 tolerance; /* token bucket: how far ahead of the clock it may run, nanoseconds */
 };
 
@@ -101,7 +105,7 @@ _Static_assert(sizeof(struct afnet_key6) == 20, "no padding in a hash key");
 _Static_assert(sizeof(struct afnet_prefix4) == 12, "no padding in a trie key");
 _Static_assert(sizeof(struct afnet_prefix6) == 24, "no padding in a trie key");
 _Static_assert(sizeof(struct afnet_address) == 8, "fixed layout");
-_Static_assert(sizeof(struct afnet_compartment) == 24, "fixed layout");
+_Static_assert(sizeof(struct afnet_compartment) == 32, "fixed layout");
 _Static_assert(sizeof(struct afnet_claim) == 8, "no padding in a hash key");
 _Static_assert(sizeof(struct afnet_event) == 36, "fixed layout");
 

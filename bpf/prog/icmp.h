@@ -98,7 +98,7 @@ static __noinline int icmp4(struct xdp_md *xdp, __u32 l3, __u32 vlan, __u32 slot
 			return pass_slot(slot, AFNET_PASS_ICMP);
 	}
 	c = bpf_map_lookup_elem(&compartments, &slot);
-	if (!c || !claimed(slot, c->shifts, bpf_ntohs(ports->source)))
+	if (!c || !claimed(slot, c, bpf_ntohs(ports->source)))
 		return pass_slot(slot, AFNET_PASS_ICMP);
 	return deliver(xdp, slot, c, AFNET_REDIRECT_ERROR);
 }

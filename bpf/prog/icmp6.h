@@ -104,7 +104,7 @@ __noinline int icmp6_error(struct xdp_md *xdp, struct quote *quote, __u32 slot)
 	if (!owner || owner->slot != slot)
 		return pass_slot(slot, AFNET_PASS_ICMP);
 	c = bpf_map_lookup_elem(&compartments, &slot);
-	if (!c || !claimed(slot, c->shifts, bpf_ntohs(ports->source)))
+	if (!c || !claimed(slot, c, bpf_ntohs(ports->source)))
 		return pass_slot(slot, AFNET_PASS_ICMP);
 	return deliver(xdp, slot, c, AFNET_REDIRECT_ERROR);
 }

@@ -79,7 +79,7 @@ static __always_inline int ipv4(struct xdp_md *xdp, void *data, void *end, const
 	length = bpf_ntohs(udp->len);
 	if (length < sizeof(*udp) || length > total - sizeof(*ip))
 		return pass_slot(slot, AFNET_PASS_UDP_LENGTH);
-	if (!claimed(slot, c->shifts, bpf_ntohs(udp->dest)))
+	if (!claimed(slot, c, bpf_ntohs(udp->dest)))
 		return pass_slot(slot, AFNET_PASS_NO_CLAIM);
 	return deliver(xdp, slot, c, AFNET_REDIRECT_UDP);
 }

@@ -38,7 +38,7 @@ static __always_inline int udp6(struct xdp_md *xdp, void *data, void *end, __u32
 	length = bpf_ntohs(udp->len);
 	if (length < sizeof(*udp) || length > packet_end - offset)
 		return pass_slot(slot, AFNET_PASS_UDP_LENGTH);
-	if (!claimed(slot, c->shifts, bpf_ntohs(udp->dest)))
+	if (!claimed(slot, c, bpf_ntohs(udp->dest)))
 		return pass_slot(slot, AFNET_PASS_NO_CLAIM);
 	return deliver(xdp, slot, c, AFNET_REDIRECT_UDP);
 }

@@ -39,11 +39,11 @@ static __always_inline bool local_wants4(const struct iphdr *ip, void *end, __u3
 	if (ip->protocol == IPPROTO_UDP && ip->frag_off & IPV4_FRAGMENT)
 		return c->shifts;
 	if (ip->protocol == IPPROTO_UDP)
-		return (void *)(udp + 1) <= end && claimed(slot, c->shifts, bpf_ntohs(udp->dest));
+		return (void *)(udp + 1) <= end && claimed(slot, c, bpf_ntohs(udp->dest));
 	return ip->protocol == IPPROTO_ICMP && !(ip->frag_off & IPV4_FRAGMENT) &&
 	       (void *)(ports + 1) <= end && icmp4_is_error(icmp->type) &&
 	       *(__u8 *)quoted == IPV4_PLAIN && quoted->protocol == IPPROTO_UDP &&
-	       quoted->saddr == ip->daddr && claimed(slot, c->shifts, bpf_ntohs(ports->source));
+	       quoted->saddr == ip->daddr && claimed(slot, c, bpf_ntohs(ports->source));
 }
 
 static __always_inline bool local_wants6(const struct ipv6hdr *ip, void *end, __u32 slot,
@@ -62,11 +62,11 @@ static __always_inline bool local_wants6(const struct ipv6hdr *ip, void *end, __
 	if (ip->nexthdr == IPPROTO_FRAGMENT)
 		return udp->source >> 8 == IPPROTO_UDP && c->shifts;
 	if (ip->nexthdr == IPPROTO_UDP)
-		return claimed(slot, c->shifts, bpf_ntohs(udp->dest));
+		return claimed(slot, c, bpf_ntohs(udp->dest));
 	return ip->nexthdr == IPPROTO_ICMPV6 && (void *)(ports + 1) <= end &&
 	       icmp6_is_error(icmp->type) && quoted->nexthdr == IPPROTO_UDP &&
 	       ipv6_equal(quoted->saddr.in6_u.u6_addr32, ip->daddr.in6_u.u6_addr32) &&
-	       claimed(slot, c->shifts, bpf_ntohs(ports->source));
+	       claimed(slot, c, bpf_ntohs(ports->source));
 }
 
 SEC("tc")

@@ -137,14 +137,18 @@ static __always_inline const struct afnet_address *owner6(__u32 vlan, const __be
 }
 
 /*
- * Whether UDP `port` of the compartment is claimed. A claim of a block stands in the map as aligned
- * pieces of 2^shift ports; `shifts` says which sizes to look for, in the normal case single ports
- * only.
+ * Whether UDP `port` of the compartment is claimed. Its first ports stand in its own entry. A claim
+ * of a block stands in the map as aligned pieces of 2^shift ports; `shifts` says which sizes to
+ * look for.
  */
-static __always_inline bool claimed(__u32 slot, __u32 shifts, __u16 port)
+static __always_inline bool claimed(__u32 slot, const struct afnet_compartment *c, __u16 port)
 {
 	struct afnet_claim key = {.slot = slot, .port = port, .protocol = IPPROTO_UDP};
+	__u32 shifts = c->shifts;
 
+	if (port && (port == c->ports[0] || port == c->ports[1] || port == c->ports[2] ||
+		     port == c->ports[3]))
+		return true;
 	if (shifts & 1 && bpf_map_lookup_elem(&claims, &key))
 		return true;
 	if (shifts < 2)

@@ -56,7 +56,9 @@ impl Slot {
             tolerance = interval * u64::from(burst - 1);
         }
         let shifts = self.claims.iter().fold(0, |shifts, (shift, _)| shifts | 1 << shift);
-        afnet_compartment { flags: if raw { c::RAW } else { 0 }, shifts, interval, tolerance }
+        let mut single = self.claims.iter().filter(|(shift, _)| *shift == 0).map(|(_, port)| *port);
+        let ports = [(); c::PORTS as usize].map(|()| single.next().unwrap_or(0));
+        afnet_compartment { flags: if raw { c::RAW } else { 0 }, shifts, ports, interval, tolerance }
     }
 }
 

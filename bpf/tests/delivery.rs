@@ -61,6 +61,33 @@ fn all_ports_can_be_claimed_and_given_back() {
 }
 
 #[test]
+fn many_single_ports_are_told_apart() {
+    let bench = Bench::new(false);
+    let ports = [7, 53, 443, 500, 1701, 4500, 65535];
+    for (n, port) in ports.into_iter().enumerate() {
+        bench.demux.insert_claim(3, 17, port, 1).unwrap();
+        for (m, port) in ports.into_iter().enumerate() {
+            let frame = datagram("192.0.2.3", port);
+            match m <= n {
+                true => redirected(&bench, "claimed", &frame, Counter::RedirectUdp),
+                false => bench.expect_pass("not yet", &frame, Counter::PassNoClaim),
+            }
+        }
+        bench.expect_pass("port 0", &datagram("192.0.2.3", 0), Counter::PassNoClaim);
+    }
+    for (n, port) in ports.into_iter().enumerate() {
+        bench.demux.remove_claim(3, 17, port, 1).unwrap();
+        for (m, port) in ports.into_iter().enumerate() {
+            let frame = datagram("192.0.2.3", port);
+            match m > n {
+                true => redirected(&bench, "still claimed", &frame, Counter::RedirectUdp),
+                false => bench.expect_pass("given back", &frame, Counter::PassNoClaim),
+            }
+        }
+    }
+}
+
+#[test]
 fn realms_are_apart() {
     let bench = Bench::new(false);
     bench.own("7|192.0.2.1", AddressEntry { slot: 3, ..Default::default() });
