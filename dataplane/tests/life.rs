@@ -98,6 +98,26 @@ fn several_queues_and_workers() {
 }
 
 #[test]
+fn a_worker_without_a_queue_hands_over() {
+    let options = Options::default();
+    let config = Config { workers: vec![Some(0), Some(1)], ..options.config.clone() };
+    let mut rig = Rig::with("handover", Options { config, ..options });
+    let mut tenant = rig.udp_tenant(1, &[V4], 5000);
+    let socket = rig.bed.peer_socket(peer(false));
+    socket.set_nonblocking(true).unwrap();
+    let payload: Vec<u8> = (0..4000).map(|i| u8::try_from(i % 251).unwrap()).collect();
+    for _ in 0..20 {
+        tenant.send_by(1, &datagram(5000, socket.local_addr().unwrap()), &payload);
+        let mut buffer = vec![0; 65536];
+        let n = rig.until("datagram", |_| socket.recv(&mut buffer).ok());
+        assert!(buffer[..n] == payload);
+    }
+    assert_eq!(rig.slot(1, Counter::TxNoQueue), 0);
+    assert_eq!(rig.slot(1, Counter::TxDatagrams), 20);
+    rig.finish();
+}
+
+#[test]
 fn jumbo_frames() {
     let options = Options { mtu: 9000, ..Options::default() };
     let mut rig = Rig::with("jumbo", options);

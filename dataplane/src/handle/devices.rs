@@ -148,6 +148,13 @@ impl Dataplane {
                 _ => return Err(Error::Worker(index)),
             }
         }
+        if !host {
+            // Workers beyond the number of queues have none: another one sends for them.
+            for (index, worker) in self.workers.iter().enumerate().skip(queues as usize) {
+                let command = Command::Elsewhere { ifindex, worker: index % queues as usize };
+                worker.call(command).map_err(|()| Error::Worker(index))?;
+            }
+        }
         // Only now may frames come: slot 0 is the anchor's.
         for (queue, fd) in (0..).zip(&state.anchors) {
             use std::os::fd::AsFd;

@@ -85,20 +85,24 @@ impl Dataplane {
     pub fn start(config: Config, notify: Notify) -> Result<Self, Error> {
         config.validate()?;
         let (events_in, events) = bounded(EVENTS);
-        let mut workers = Vec::with_capacity(config.workers.len());
-        for index in 0..config.workers.len() {
-            workers.push(Worker::start(index, &config, &events_in, &notify)?);
-        }
-        Ok(Self {
+        // Dropped on an error below, it stops the workers that were started before.
+        let mut dataplane = Self {
             config,
-            workers,
+            workers: Vec::new(),
             events,
             devices: BTreeMap::new(),
             slots: HashMap::new(),
             endpoints: HashMap::new(),
             next_endpoint: 1,
             reaper: Reaper::start()?,
-        })
+        };
+        for index in 0..dataplane.config.workers.len() {
+            let worker = Worker::start(index, &dataplane.config, &events_in, &notify)?;
+            dataplane.workers.push(worker);
+        }
+        let lines: Vec<Line> = dataplane.workers.iter().map(|w| w.line.clone()).collect();
+        dataplane.call_all(|_| Command::Peers(lines.clone()))?;
+        Ok(dataplane)
     }
 
     /// Number of workers.

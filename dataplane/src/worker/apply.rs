@@ -45,7 +45,23 @@ impl Worker {
     fn command(&mut self, command: Command) -> Reply {
         match command {
             Command::AddQueue(queue) => self.add_queue(queue),
-            Command::RemoveQueues { ifindex } => Reply::Queues(self.take_queues(|q| q.ifindex == ifindex)),
+            Command::Peers(lines) => {
+                self.peers.lines = lines;
+                Reply::Done
+            }
+            Command::Elsewhere { ifindex, worker } => {
+                self.peers.elsewhere.push((ifindex, worker));
+                Reply::Done
+            }
+            Command::Handover { waiting, route } => {
+                self.resume(&waiting, route);
+                self.spare(waiting.payload);
+                Reply::Done
+            }
+            Command::RemoveQueues { ifindex } => {
+                self.peers.elsewhere.retain(|(device, _)| *device != ifindex);
+                Reply::Queues(self.take_queues(|q| q.ifindex == ifindex))
+            }
             Command::Changed { ifindex, mac, mtu } => {
                 self.changed(ifindex, mac, mtu);
                 Reply::Done

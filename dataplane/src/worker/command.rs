@@ -10,6 +10,7 @@ use crossbeam::channel::Sender;
 
 use super::{
     claims::Claim,
+    core::Waiting,
     endpoint::{RxHalf, TxHalf},
     queue::Queue,
 };
@@ -17,6 +18,7 @@ use crate::{
     config::{EndpointKind, OwnedAddress},
     counters::Counters,
     event::QueueAudit,
+    reaper::Line,
     route::{Route, RouteKey},
     xsk::RxSocket,
 };
@@ -33,6 +35,12 @@ pub(crate) struct Request {
 pub(crate) enum Command {
     /// Serve a queue of a device or of the host link.
     AddQueue(Box<Queue>),
+    /// How to reach all workers, by their numbers.
+    Peers(Vec<Line>),
+    /// The worker has no queue of the device, that one has: what is to leave there is handed over.
+    Elsewhere { ifindex: u32, worker: usize },
+    /// Something to send, from another worker.
+    Handover { waiting: Waiting, route: Route },
     /// Give up all queues of an interface. Reply: `Queues`.
     RemoveQueues { ifindex: u32 },
     /// A device's MAC address or MTU has changed.

@@ -23,6 +23,7 @@
 //! | `tx.rs`, `raw.rs` | records to routes |
 //! | `send.rs`, `wire.rs` | datagrams to frames |
 //! | `local.rs` | between endpoints of this host |
+//! | `peers.rs` | to the worker that has the device's queue |
 //! | `poll.rs` | what wakes a sleeping worker |
 //! | `copy.rs` | copies from and to rings |
 
@@ -38,6 +39,7 @@ mod copy;
 mod core;
 mod endpoint;
 mod local;
+mod peers;
 mod poll;
 pub(crate) mod queue;
 mod raw;
@@ -60,6 +62,7 @@ use self::{
     command::Request,
     core::Core,
     endpoint::TxHalf,
+    peers::Peers,
     poll::{Poller, Source},
     queue::Queue,
 };
@@ -128,6 +131,7 @@ pub(crate) fn spawn(
         unparked: Vec::with_capacity(1024),
         poller,
         requests: queue,
+        peers: Peers::default(),
         wake: config.wake,
         queues_made: 0,
         last_work: 0,
@@ -163,6 +167,7 @@ struct Worker {
     unparked: Vec<u32>,
     poller: Poller,
     requests: Receiver<Request>,
+    peers: Peers,
     wake: WakeMode,
     /// Number for the next queue's token.
     queues_made: usize,
@@ -228,6 +233,7 @@ impl Worker {
             self.violation(index);
         }
         self.core.events.flush();
+        self.peers.flush();
     }
 
     /// Stops serving an endpoint whose tenant broke the protocol, and tells control. Should the event not get through,

@@ -64,6 +64,9 @@ impl Out<'_> {
         let Some(route) = route else { return Outcome::Done };
         let about = Record { local: view.src, remote: view.dst, local_port: 0, remote_port: 0, ..*record };
         match self.learned(sender.slot, &view.dst, route) {
+            route @ Route::Wire { ifindex, .. } if self.elsewhere(ifindex).is_some() => {
+                self.hand_over(sender, record, Bytes::Private(packet), route)
+            }
             Route::Wire { ifindex, vlan, src_mac, dst_mac, mtu, .. } => {
                 let link = Link { src_mac, dst_mac, vlan };
                 let id = self.core.ids.next(&view.src, &view.dst);

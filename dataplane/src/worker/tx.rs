@@ -19,6 +19,7 @@ use super::{
     copy::Bytes,
     core::{Core, Waiting},
     endpoint::TxHalf,
+    peers::Peers,
     queue::Queue,
     slot::record_vlan,
 };
@@ -92,6 +93,7 @@ pub(super) struct Out<'a> {
     pub(super) core: &'a mut Core,
     pub(super) devices: &'a mut [Queue],
     pub(super) hosts: &'a mut [Queue],
+    pub(super) peers: &'a mut Peers,
 }
 
 impl Worker {
@@ -124,7 +126,8 @@ impl Worker {
     }
 
     fn out(&mut self) -> Out<'_> {
-        Out { core: &mut self.core, devices: &mut self.devices, hosts: &mut self.hosts }
+        let Self { core, devices, hosts, peers, .. } = self;
+        Out { core, devices, hosts, peers }
     }
 
     /// Control's answer has come: sends what has waited for it.
@@ -138,7 +141,7 @@ impl Worker {
     }
 
     /// Sends what has waited, if the endpoint is still there.
-    fn resume(&mut self, waiting: &Waiting, route: Route) {
+    pub(super) fn resume(&mut self, waiting: &Waiting, route: Route) {
         let Some(place) = self.tx.get_mut(waiting.endpoint as usize) else { return };
         if place.as_ref().is_none_or(|half| half.id != waiting.id || half.closed) {
             return;
@@ -295,13 +298,17 @@ impl Out<'_> {
         }
     }
 
-    fn wait(&mut self, sender: &Sender<'_>, record: &Record, key: &Key, bytes: Bytes<'_>) {
+    /// A private copy of a record and its payload.
+    pub(super) fn keep(&mut self, sender: &Sender<'_>, record: &Record, bytes: Bytes<'_>) -> Waiting {
         let mut payload = self.core.spare.pop().unwrap_or_default();
         payload.resize(bytes.len(), 0);
-        if bytes.read_summed(0..bytes.len(), &mut payload).is_none() {
-            return;
-        }
-        let waiting = Waiting { endpoint: sender.index, id: sender.id, record: *record, payload };
+        // The buffer has just been made long enough, so all is copied.
+        let _ = bytes.read_summed(0..bytes.len(), &mut payload);
+        Waiting { endpoint: sender.index, id: sender.id, record: *record, payload }
+    }
+
+    fn wait(&mut self, sender: &Sender<'_>, record: &Record, key: &Key, bytes: Bytes<'_>) {
+        let waiting = self.keep(sender, record, bytes);
         match self.core.routes.wait(key, waiting, self.core.now) {
             Ok(ask) => {
                 sender.count(Counter::TxWaited, 1);
@@ -325,6 +332,9 @@ impl Out<'_> {
         route: Route,
     ) -> Outcome {
         match self.learned(sender.slot, &record.remote, route) {
+            route @ Route::Wire { ifindex, .. } if self.elsewhere(ifindex).is_some() => {
+                self.hand_over(sender, record, bytes, route)
+            }
             Route::Wire { ifindex, vlan, src_mac, dst_mac, mtu, src } => {
                 let link = crate::net::build::Link { src_mac, dst_mac, vlan };
                 self.wire(sender, record, bytes, ifindex, &link, mtu, src)
