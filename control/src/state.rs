@@ -1,11 +1,13 @@
 //! Runtime state: one JSON file for each compartment, so that a restarted daemon finds them again.
 //!
-//! `RUNDIR/compartments/NAME.json`, replaced by rename: a file is either the old or the new one. `/run` is gone after
-//! a reboot, as are the kernel's addresses, so nothing is synced to a disk.
+//! `RUNDIR/compartments/NAME.json`. Whenever the daemon is killed, a file is either the old or the new one: a short one
+//! is written by one `pwrite()`, which no signal divides within a page; a longer one is replaced by rename. (Making and
+//! renaming a file for each change would be most of the cost of an address where `/run` is no tmpfs.) `/run` is gone
+//! after a reboot, as are the kernel's addresses, so nothing is synced to a disk.
 
 use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use afnet_abi::control::{AddressSpec, AddressState, Policy};
@@ -16,6 +18,9 @@ use crate::names;
 
 /// Version of the files.
 const VERSION: u32 = 1;
+
+/// Longest text in bytes that is written in place: the kernel looks for fatal signals between pages only.
+const ATOMIC: usize = 4096;
 
 /// What is remembered of a compartment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,16 +76,34 @@ impl Store {
     /// Writes or replaces a compartment's file.
     pub fn save(&self, saved: &Saved) -> Result<(), Refused> {
         let path = self.path(&saved.name);
-        let write = || -> io::Result<()> {
-            // A leading dot is no compartment's name, so no other file is hit.
-            let new = self.dir.join(format!(".{}.new", saved.name));
-            let json = serde_json::to_vec(saved)?;
-            let mut file =
-                fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-            file.write_all(&json)?;
-            fs::rename(&new, &path)
-        };
-        write().refused(|| format!("saving {}", path.display()))
+        let json = serde_json::to_vec(saved).map_err(io::Error::from);
+        json.and_then(|json| self.write(&saved.name, json)).refused(|| format!("saving {}", path.display()))
+    }
+
+    fn write(&self, name: &str, mut json: Vec<u8>) -> io::Result<()> {
+        let path = self.path(name);
+        let open = |options: &mut fs::OpenOptions, path| options.write(true).mode(0o600).open(path);
+        if json.len() <= ATOMIC {
+            let file = match open(&mut fs::OpenOptions::new(), &path) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                    open(fs::OpenOptions::new().create_new(true), &path)?
+                }
+                other => other?,
+            };
+            let len = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
+            if len <= ATOMIC {
+                // What is left of a longer old text becomes white space.
+                json.resize(len.max(json.len()), b' ');
+                return match file.write_at(&json, 0)? {
+                    n if n == json.len() => Ok(()),
+                    _ => Err(io::ErrorKind::WriteZero.into()),
+                };
+            }
+        }
+        // A leading dot is no compartment's name, so no other file is hit.
+        let new = self.dir.join(format!(".{name}.new"));
+        open(fs::OpenOptions::new().create(true).truncate(true), &new)?.write_all(&json)?;
+        fs::rename(&new, &path)
     }
 
     /// Forgets a compartment.
@@ -109,6 +132,11 @@ impl Store {
                 }
                 continue;
             };
+            // Made, not yet written: whoever asked for it has had no answer.
+            if entry.metadata().is_ok_and(|m| m.len() == 0) {
+                let _ = fs::remove_file(&path);
+                continue;
+            }
             match fs::read(&path).map_err(|e| e.to_string()).and_then(|text| parse(&text, name)) {
                 Ok(compartment) => saved.push(compartment),
                 Err(why) => bad.push(format!("{}: {why}", path.display())),
@@ -173,6 +201,21 @@ mod tests {
         assert!(bad.is_empty());
         store.remove_all();
         assert!(!dir.path().join("c").exists());
+    }
+
+    #[test]
+    fn files_grow_and_shrink_across_the_bound_of_writing_in_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        for count in [0, 1, 100, 3, 0, 20, 19] {
+            let one = saved("a", 1).addresses.remove(0);
+            let all = Saved { addresses: vec![one; count], ..saved("a", 1) };
+            store.save(&all).unwrap();
+            assert_eq!(store.load().unwrap(), (vec![all], Vec::new()), "{count}");
+        }
+        fs::write(dir.path().join("empty.json"), "").unwrap();
+        assert_eq!(store.load().unwrap().0.len(), 1);
+        assert!(!dir.path().join("empty.json").exists());
     }
 
     #[test]

@@ -9,6 +9,7 @@ use afnet_tests::afnetd::Afnetd;
 use afnet_tests::bed::Bed;
 use afnet_tests::wait;
 
+use crate::bed;
 use crate::tenant::Tenant;
 
 const UDP: EndpointKind = EndpointKind::Udp;
@@ -20,7 +21,7 @@ fn bound(bed: &Bed, address: &str) -> UdpSocket {
 
 #[test]
 fn a_claim_needs_a_bound_socket_for_each_address_of_the_kernel() {
-    let bed = Bed::new("proof");
+    let bed = bed("proof");
     let mut daemon = Afnetd::start(&bed);
     daemon.add_compartment("a", &["192.0.2.10/24", "2001:db8::10/64"]);
     daemon.add_address("a", "192.0.2.11/24", |spec| spec.fast_only = true);
@@ -54,7 +55,7 @@ fn a_claim_needs_a_bound_socket_for_each_address_of_the_kernel() {
 
 #[test]
 fn one_registry_for_a_compartment() {
-    let bed = Bed::new("registry");
+    let bed = bed("registry");
     let mut daemon = Afnetd::start(&bed);
     for (name, address) in [("a", "192.0.2.10/24"), ("b", "192.0.2.11/24")] {
         daemon.add_compartment(name, &[]);
@@ -91,7 +92,7 @@ fn one_registry_for_a_compartment() {
 
 #[test]
 fn what_a_tenant_had_is_free_as_soon_as_it_is_gone() {
-    let bed = Bed::new("gone");
+    let bed = bed("gone");
     let mut daemon = Afnetd::start(&bed);
     daemon.add_compartment("a", &[]);
     daemon.add_address("a", "192.0.2.10/24", |spec| spec.fast_only = true);
@@ -124,7 +125,7 @@ for line in ['{"op":"hello","version":1}'] + sys.argv[2:]:
 
 #[test]
 fn a_process_may_attach_to_the_compartment_it_lives_in() {
-    let bed = Bed::new("auth");
+    let bed = bed("auth");
     let mut daemon = Afnetd::start(&bed);
     daemon.add_compartment("a", &["192.0.2.10/24"]);
     daemon.add_compartment("b", &["192.0.2.11/24"]);
@@ -166,7 +167,7 @@ fn a_process_may_attach_to_the_compartment_it_lives_in() {
 
 #[test]
 fn what_happens_is_told_to_monitors() {
-    let bed = Bed::new("monitor");
+    let bed = bed("monitor");
     let mut daemon = Afnetd::start(&bed);
     let mut monitor = daemon.connect();
     assert_eq!(monitor.request(&Request::Monitor {}), Ok(Answer::Done));

@@ -4,11 +4,13 @@ use std::fs;
 use std::path::Path;
 
 use afnet_tests::afnetd::{Afnetd, binary};
-use afnet_tests::bed::{Bed, DEVICE};
+use afnet_tests::bed::DEVICE;
 use afnet_tests::netns::{Netns, unique};
 use afnet_tests::process::Process;
 use afnet_tests::veth::Veth;
 use afnet_tests::wait;
+
+use crate::bed;
 
 /// Runs a daemon that must fail; returns what it said. Nothing of it is left.
 fn refused(ns: &Netns, arguments: &[&str]) -> String {
@@ -43,7 +45,7 @@ fn a_device_without_xdp_in_its_driver_falls_back_with_the_reason() {
 
 #[test]
 fn a_start_that_fails_late_leaves_nothing_either() {
-    let bed = Bed::new("late");
+    let bed = bed("late");
     let links = bed.host.ip("link");
     let said = refused(&bed.host, &["--device", DEVICE, "--mode", "zero-copy"]);
     assert!(said.contains("zero-copy") && said.contains(DEVICE), "{said}");
@@ -70,7 +72,7 @@ fn a_start_that_fails_late_leaves_nothing_either() {
 
 #[test]
 fn kept_state_is_taken_over_and_then_removed() {
-    let bed = Bed::new("keep");
+    let bed = bed("keep");
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("afnetd.toml");
     let config = |keep: bool| {
@@ -115,7 +117,7 @@ fn kept_state_is_taken_over_and_then_removed() {
 
 #[test]
 fn an_interface_may_vanish_and_come_back() {
-    let bed = Bed::new("vanish");
+    let bed = bed("vanish");
     let mut daemon = Afnetd::start(&bed);
     daemon.add_compartment("a", &["192.0.2.10/24", "2001:db8::10/64"]);
     daemon.add_address("a", "192.0.2.64/28", |spec| spec.delegated = true);
@@ -136,7 +138,7 @@ fn an_interface_may_vanish_and_come_back() {
 
 #[test]
 fn addresses_of_the_host_are_not_for_compartments_and_strays_are_removed() {
-    let bed = Bed::new("host");
+    let bed = bed("host");
     let mut daemon = Afnetd::start(&bed);
     daemon.add_compartment("a", &["192.0.2.10/24"]);
     for own in ["192.0.2.1/24", "2001:db8::1/64", "192.0.2.1/24 fast-only"] {
@@ -156,7 +158,7 @@ fn addresses_of_the_host_are_not_for_compartments_and_strays_are_removed() {
 
 #[test]
 fn the_service_manager_is_told() {
-    let bed = Bed::new("notify");
+    let bed = bed("notify");
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("notify");
     let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();

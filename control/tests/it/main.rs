@@ -12,3 +12,15 @@ mod claims;
 mod cli;
 mod daemon;
 mod tenant;
+
+use afnet_tests::bed::{Bed, DEVICE};
+
+/// A bed whose kernel has finished making its own addresses and routes: what a daemon leaves is told by comparison.
+fn bed(label: &str) -> Bed {
+    let bed = Bed::new(label);
+    afnet_tests::wait::until_true("link-local addresses", || {
+        bed.host.ip("-6 route show table all").matches("fe80:").count() >= 2
+            && !bed.host.ip(&format!("addr show dev {DEVICE}")).contains("tentative")
+    });
+    bed
+}
