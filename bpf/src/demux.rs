@@ -194,7 +194,7 @@ impl Demux {
     }
 
     /// Attaches the program for local delivery to the ingress of `lo` in the calling thread's network
-    /// namespace. It ends with this value. Call [`Self::set_host_link`] first.
+    /// namespace. It ends with this value, which must be dropped in that namespace too. Call [`Self::set_host_link`] first.
     pub fn attach_local(&mut self) -> Result<(), Error> {
         let word: &[AtomicU32] = self.globals.atomics(offset_of!(types::bss, host_ifindex), 1);
         if word[0].load(Ordering::Relaxed) == 0 {
