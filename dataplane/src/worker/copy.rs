@@ -82,3 +82,43 @@ impl Bytes<'_> {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::checksum::sum;
+    use afnet_abi::shm::{Record, kind};
+
+    #[test]
+    fn copies_sum_what_they_copy_and_stay_in_bounds() {
+        let bytes: Vec<u8> = (0..=254).collect();
+        let datagram = Record { kind: kind::DATAGRAM, ..Record::default() };
+        let (mut producer, mut consumer) = afnet_ring::pair(4096);
+        let mut room = producer.reserve(bytes.len()).unwrap();
+        assert_eq!(write_summed(&mut room, &bytes), sum(&bytes));
+        assert_eq!(write_summed(&mut room, &[1; 256]), 0, "does not fit");
+        room.commit(&datagram, bytes.len());
+        assert!(!producer.publish());
+
+        let item = consumer.peek().unwrap().unwrap();
+        for source in [Bytes::Shared(item.payload), Bytes::Private(&bytes)] {
+            assert_eq!(source.len(), 255);
+            let mut out = [0; 100];
+            assert_eq!(source.read_summed(7..107, &mut out), Some(sum(&bytes[7..107])));
+            assert_eq!(out, bytes[7..107]);
+            assert_eq!(source.read_summed(0..101, &mut out), None, "does not fit");
+            assert_eq!(source.read_summed(200..256, &mut out), None, "beyond the end");
+            #[expect(clippy::reversed_empty_ranges, reason = "what a careless caller might compute")]
+            let reversed = 9..3;
+            assert_eq!(source.read_summed(reversed, &mut out), None);
+
+            let (mut producer, mut consumer) = afnet_ring::pair(4096);
+            let mut room = producer.reserve(50).unwrap();
+            assert!(source.read_into(5..55, &mut room));
+            assert!(!source.read_into(5..56, &mut room) && !source.read_into(250..256, &mut room));
+            room.commit(&datagram, 50);
+            let _ = producer.publish();
+            assert_eq!(consumer.peek().unwrap().unwrap().payload.to_vec(), bytes[5..55]);
+        }
+    }
+}

@@ -332,3 +332,25 @@ fn activate(members: &mut [Option<Box<Member>>], active: &mut Vec<u32>, slot: u3
         active.push(slot);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packets_in_parts_come_whole_or_not_at_all() {
+        let mut assembly = Assembly::default();
+        for part in [b"ab", b"cd"] {
+            assembly.add(part);
+            assert!(!assembly.is_empty());
+        }
+        assert!(assembly.finish(|whole| assert_eq!(whole, b"abcd")));
+        assert!(assembly.is_empty());
+        for _ in 0..40 {
+            assembly.add(&[0; 2048]);
+        }
+        assert!(!assembly.finish(|_| unreachable!("too long")));
+        assembly.add(b"next");
+        assert!(assembly.finish(|whole| assert_eq!(whole, b"next")));
+    }
+}

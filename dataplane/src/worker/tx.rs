@@ -147,7 +147,14 @@ impl Worker {
             return;
         }
         let Some(half) = place.take() else { return };
-        let (_, sender) = half_parts(&half, waiting.endpoint);
+        let sender = Sender {
+            index: waiting.endpoint,
+            id: half.id,
+            slot: half.slot,
+            claims: &half.claims,
+            counters: &half.counters,
+            slot_counters: &half.slot_counters,
+        };
         let bytes = Bytes::Private(&waiting.payload);
         let mut out = self.out();
         let outcome = match half.kind {
@@ -173,19 +180,6 @@ impl Worker {
             self.spare(waiting.payload);
         }
     }
-}
-
-/// The ring's end apart, and who sends.
-fn half_parts(half: &TxHalf, index: u32) -> ((), Sender<'_>) {
-    let sender = Sender {
-        index,
-        id: half.id,
-        slot: half.slot,
-        claims: &half.claims,
-        counters: &half.counters,
-        slot_counters: &half.slot_counters,
-    };
-    ((), sender)
 }
 
 /// Takes records from one TX ring.
