@@ -12,9 +12,11 @@ use std::{
 
 use afnet_abi::{
     ABI_VERSION,
-    control::{AddressSpec, Answer, Refusal, Reply, Request},
+    control::{AddressSpec, Answer, EndpointKind, Refusal, Reply, Request},
     vlan::Vlan,
 };
+
+use afnet_tenant::{AttachOptions, Endpoint};
 
 use crate::{
     bed::{Bed, DEVICE},
@@ -102,6 +104,7 @@ impl<'a> Afnetd<'a> {
         let mut process = self.process.take().expect("afnetd does not run");
         process.terminate();
         let log = process.output();
+        assert!(log.contains("frame audit: 0 lost"), "UMEM frames are missing\n{log}");
         let left: Vec<_> = self.directories().into_iter().filter(|path| path.exists()).collect();
         assert!(left.is_empty(), "afnetd left {left:?}\n{log}");
         self.before.assert_same(&Surroundings::look(self.ns), &log);
@@ -199,6 +202,40 @@ impl<'a> Afnetd<'a> {
     #[track_caller]
     pub fn counter(&self, of: &str, name: &str) -> u64 {
         self.counters(of).get(name).copied().unwrap_or(0)
+    }
+
+    /// Attaches to a compartment, from the daemon's namespace, by name (as root may).
+    #[track_caller]
+    pub fn attach(&self, compartment: &str, kind: EndpointKind) -> Endpoint {
+        let options = AttachOptions {
+            instance: Some(self.instance.clone()),
+            compartment: Some(compartment.into()),
+            kind,
+            ..AttachOptions::default()
+        };
+        let mut endpoint =
+            self.ns.enter(|| Endpoint::attach(&options)).unwrap_or_else(|error| panic!("attach: {error}"));
+        endpoint.set_timeout(Some(wait::PATIENCE));
+        endpoint
+    }
+
+    /// As [`Self::attach`], a `udp` endpoint with one port claimed.
+    #[track_caller]
+    pub fn claim(&self, compartment: &str, port: u16) -> Endpoint {
+        let mut endpoint = self.attach(compartment, EndpointKind::Udp);
+        self.ns.enter(|| endpoint.claim(port)).unwrap_or_else(|error| panic!("claim {port}: {error}"));
+        endpoint
+    }
+
+    /// The echo tenant, a process in the compartment's cgroup, once it serves.
+    #[track_caller]
+    pub fn echo(&self, compartment: &str, port: u16) -> Process {
+        let mut command = self.ns.command(binary("afnet"));
+        command.args(["--instance", &self.instance, "exec", compartment, "--"]).arg(binary("examples/echo"));
+        let mut process =
+            Process::spawn(command.args(["--instance", &self.instance, "--port", &port.to_string()]));
+        process.wait_for_output("ready:");
+        process
     }
 
     /// Every directory that the instance may make.

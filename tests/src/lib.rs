@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`netns`] | a network namespace: run a closure, a command or a process in it |
 //! | [`veth`] | a pair of interfaces between two namespaces |
+//! | [`xdp_pass`] | a program for the peer's end of a pair |
 //! | [`process`] | a process that is killed, by its id, when the guard goes |
 //! | [`packet`] | frames: small builders over etherparse |
 //! | [`wire`] | raw sender and receiver on an interface (AF_PACKET) |
@@ -24,3 +25,4 @@ pub mod process;
 pub mod veth;
 pub mod wait;
 pub mod wire;
+pub mod xdp_pass;

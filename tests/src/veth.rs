@@ -1,6 +1,6 @@
 //! A veth pair between two namespaces.
 
-use crate::netns::Netns;
+use crate::{netns::Netns, xdp_pass};
 
 /// What a pair shall be like; [`Veth::connect`] makes it. It lives as long as its namespaces.
 #[derive(Clone, Copy, Debug)]
@@ -29,7 +29,8 @@ impl Veth {
     }
 
     /// Makes the pair, `left_name` in `left` and `right_name` in `right`, both up, IPv6 without DAD, and
-    /// without checksum or segmentation offload: what either kernel sends is as on a wire.
+    /// without checksum or segmentation offload: what either kernel sends is as on a wire. The right end is the
+    /// peer's: it gets an XDP program that passes everything, see [`crate::xdp_pass`].
     ///
     /// # Panics
     /// If the kernel refuses.
@@ -49,5 +50,7 @@ impl Veth {
             ns.run(&format!("ethtool -K {name} rx off tx off tso off gso off gro off"));
             ns.ip(&format!("link set {name} up"));
         }
+        let ifindex = right.ifindex(right_name);
+        right.enter(|| xdp_pass::attach(ifindex)).expect("attach an XDP program to the peer's end");
     }
 }
