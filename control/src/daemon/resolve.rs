@@ -13,6 +13,8 @@
 //!   as /32 or /128 only. A longer route of the kernel's goes before it.
 //! * The fast path sends over owned devices alone. If the kernel would use another one, the compartment's device is
 //!   asked for; if that has no way either, the destination is unreachable.
+//! * If the tenant names the device and no route fits, the kernel takes an IPv4 destination for on-link there, as for a
+//!   socket with SO_BINDTODEVICE, and so do we.
 //! * Workers ask again every 30 s for what they use; a stale neighbour is then confirmed by the kernel (NTF_USE).
 
 use std::collections::HashMap;
@@ -63,6 +65,7 @@ impl Core {
     /// Answers a worker's question.
     pub(super) fn resolve(&mut self, key: RouteKey) {
         let route = self.route(&key);
+        tracing::debug!("{key:?}: {route:?}");
         if let Err(e) = self.dataplane.route_reply(key, route) {
             tracing::error!("answering a worker: {e}");
         }
