@@ -354,7 +354,7 @@ fn socket_path(instance: &str) -> PathBuf {
 }
 
 /// Path of a binary or, as `examples/NAME`, of an example of the workspace: built now if need be, in the
-/// profile of this test, or taken from `AFNET_BIN_DIR`.
+/// profile of this test, or taken from `AFNET_BIN_DIR`. A program that is no test (the bench) takes what lies beside it.
 #[track_caller]
 pub fn binary(name: &str) -> PathBuf {
     static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
@@ -371,7 +371,11 @@ pub fn binary(name: &str) -> PathBuf {
 fn build() -> PathBuf {
     // .../target/debug/deps/TEST
     let test = env::current_exe().expect("path of this program");
-    let directory = test.ancestors().nth(2).expect("target directory of this profile").to_path_buf();
+    let beside = test.parent().expect("a directory");
+    if !beside.ends_with("deps") {
+        return beside.into();
+    }
+    let directory = beside.parent().expect("target directory of this profile").to_path_buf();
     let profile = match directory.file_name().and_then(|name| name.to_str()) {
         Some("debug") | None => "dev",
         Some(profile) => profile,

@@ -1,0 +1,92 @@
+//! afnet itself: a daemon with its worker on the receiver's CPU, compartments with one address each, and one
+//! tenant process with an endpoint in each compartment.
+
+use std::{
+    env,
+    net::Ipv4Addr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+};
+
+use afnet_abi::control::{Policy, Request};
+use afnet_tenant::{AttachOptions, Endpoint};
+use afnet_tests::{
+    afnetd::{Afnetd, spec},
+    bed::{Bed, DEVICE},
+};
+use anyhow::{Context as _, Result, anyhow};
+
+use crate::{
+    sink::{SINK_CPU, Sink, answer, pin},
+    subject::PORT,
+};
+
+/// Records taken in one look at an endpoint: a batch of the worker.
+const BATCH: usize = 64;
+
+/// Starts a daemon with compartments `c0`, `c1` ... that own consecutive addresses.
+///
+/// # Errors
+/// If the daemon refuses.
+pub fn start(bed: &Bed, first: Ipv4Addr, compartments: u32) -> Result<Afnetd<'_>> {
+    let cpu = SINK_CPU.to_string();
+    let daemon = Afnetd::start_with(&bed.host, &["--device", DEVICE, "--cpus", &cpu]);
+    let mut connection = daemon.connect();
+    for i in 0..compartments {
+        let name = format!("c{i}");
+        // The kernel's own address list is not the subject (it slows down with its length).
+        let mut address = spec(&format!("{}/32", Ipv4Addr::from(u32::from(first) + i)));
+        address.fast_only = true;
+        connection
+            .request(&Request::Add { name: name.clone(), policy: Policy::default() })
+            .and_then(|_| connection.request(&Request::AddrAdd { address, name }))
+            .map_err(|refusal| anyhow!(refusal.message))?;
+    }
+    Ok(daemon)
+}
+
+/// Starts the tenant process.
+///
+/// # Errors
+/// If it does not start.
+pub fn sink(daemon: &Afnetd<'_>, compartments: u32) -> Result<Sink> {
+    let mut command = daemon.netns().command(env::current_exe()?);
+    command.args(["sink", "afnet", daemon.instance(), &compartments.to_string()]);
+    Sink::spawn(&mut command)
+}
+
+/// The tenant process: counts what arrives at all endpoints, round robin. When a round finds nothing it lets the
+/// worker, which shares the CPU, run.
+///
+/// # Errors
+/// If it cannot attach or claim, or the daemon goes.
+pub fn receive(instance: &str, compartments: u32) -> Result<()> {
+    let attach = |i| {
+        let options = AttachOptions {
+            instance: Some(instance.into()),
+            compartment: Some(format!("c{i}")),
+            ..AttachOptions::default()
+        };
+        let mut endpoint = Endpoint::attach(&options).with_context(|| format!("attach to c{i}"))?;
+        endpoint.claim(PORT).with_context(|| format!("claim port {PORT} of c{i}"))?;
+        Ok(endpoint)
+    };
+    let mut endpoints = (0..compartments).map(attach).collect::<Result<Vec<_>>>()?;
+    let count = Arc::new(AtomicU64::new(0));
+    answer(Arc::clone(&count));
+    pin(SINK_CPU)?;
+    loop {
+        let mut received = 0;
+        for endpoint in &mut endpoints {
+            received += endpoint.recv_batch(BATCH, |_, _| ())?;
+        }
+        // One writer: a plain addition is enough.
+        count.store(count.load(Ordering::Relaxed) + received as u64, Ordering::Relaxed);
+        if received == 0 {
+            thread::yield_now();
+        }
+    }
+}
