@@ -10,7 +10,10 @@ use std::{
     os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd},
 };
 
-use afnet_abi::control::{Address, AddressState, MAX_FDS};
+use afnet_abi::{
+    control::{Address, AddressState, MAX_FDS},
+    vlan::Vlan,
+};
 use rustix::{io::Errno, net::netdevice::name_to_index};
 
 use crate::Error;
@@ -90,7 +93,8 @@ impl Claims {
     }
 }
 
-/// Addresses that the kernel may hold, of those of the compartment: where a claim binds sockets. Link-local ones get
+/// Addresses that the kernel may hold, of those of the compartment: where a claim binds sockets. Never one of a VLAN:
+/// if the kernel holds that too, then for another compartment, of the untagged realm. Link-local ones get
 /// the scope of their device; `any` is some socket to ask the kernel with.
 pub(crate) fn kernel_held(
     addresses: &[Address],
@@ -100,6 +104,7 @@ pub(crate) fn kernel_held(
     let held = addresses.iter().filter(|a| {
         !a.spec.fast_only
             && !a.spec.delegated
+            && a.spec.vlan == Vlan::NONE
             && a.state != AddressState::Duplicate
             && only.is_none_or(|ip| ip == a.spec.address)
     });
