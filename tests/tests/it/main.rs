@@ -1,9 +1,25 @@
 //! Integration tests: afnetd and tenants in a network namespace, the kernel's own stack in another as the peer
 //! that judges. One module for each subject. Root is needed.
 
+mod bare;
+mod claims;
 mod cli;
+mod client;
+mod echo;
+mod errors;
+mod fragments;
 mod harness;
+mod host;
+mod hostile;
+mod jumbo;
 mod lifecycle;
+mod limit;
+mod local;
+mod queues;
+mod raw;
+mod recovery;
 mod responder;
+mod segments;
 mod tenant;
 mod udp;
+mod vlan;
