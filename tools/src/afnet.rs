@@ -11,7 +11,10 @@ use std::{
     thread,
 };
 
-use afnet_abi::control::{Policy, Request};
+use afnet_abi::{
+    control::{Policy, Request},
+    shm::MIN_RING_LEN,
+};
 use afnet_tenant::{AttachOptions, Endpoint};
 use afnet_tests::{
     afnetd::{Afnetd, spec},
@@ -68,6 +71,9 @@ pub fn receive(instance: &str, compartments: u32) -> Result<()> {
         let options = AttachOptions {
             instance: Some(instance.into()),
             compartment: Some(format!("c{i}")),
+            // Many large rings would measure the caches; and none of them pays for its first use while measured.
+            rx_len: (compartments > 1).then_some(MIN_RING_LEN as u64),
+            populate: true,
             ..AttachOptions::default()
         };
         let mut endpoint = Endpoint::attach(&options).with_context(|| format!("attach to c{i}"))?;
