@@ -12,7 +12,7 @@
 #include "afnet.h"
 
 #define BATCH 32
-#define SIZE 2048
+#define SIZE  2048
 
 static char buffers[BATCH][SIZE];
 
@@ -28,7 +28,7 @@ int main(int argc, char **argv)
 		.instance = argc > 1 ? argv[1] : NULL,
 		.compartment = argc > 2 ? argv[2] : NULL,
 	};
-	struct afnet_msg messages[BATCH] = { 0 };
+	struct afnet_msg messages[BATCH] = {0};
 	struct afnet *endpoint;
 	int port, n;
 
@@ -49,17 +49,20 @@ int main(int argc, char **argv)
 		if (n < 0)
 			return fail("receive");
 		if (n == 0) {
-			struct pollfd fd = { .fd = afnet_fd(endpoint), .events = POLLIN };
+			struct pollfd fd = {.fd = afnet_fd(endpoint), .events = POLLIN};
 
 			if (!afnet_arm(endpoint) && poll(&fd, 1, -1) < 0 && errno != EINTR)
 				return 1;
 			continue;
 		}
-		/* A received message is its own answer: it keeps its addresses, and the kernel's way if it came by it. */
+		/* A received message is its own answer: it keeps its addresses, and the kernel's
+		 * way if it came by it. */
 		for (int i = 0, sent; i < n; i += sent) {
 			messages[i].ttl = messages[i].tos = 0;
 			messages[i].flags &= AFNET_KERNEL;
-			sent = messages[i].kind == AFNET_DATAGRAM ? afnet_send(endpoint, &messages[i], 1) : 1;
+			sent = messages[i].kind == AFNET_DATAGRAM
+				       ? afnet_send(endpoint, &messages[i], 1)
+				       : 1;
 			/* No room, or no way back: lost, as datagrams are. */
 			if (sent < 1)
 				sent = 1;
