@@ -34,8 +34,10 @@ impl Out<'_> {
         slot: u32,
         src: IpAddr,
     ) -> Outcome {
-        let Some(target) = self.core.slot(slot) else { return self.refuse(sender, Counter::TxLocalDrop) };
-        match (target.claims.find(&record.remote, record.remote_port), target.raw) {
+        // Workers need not know a compartment without endpoints: the kernel serves all of its addresses.
+        let target = self.core.slot(slot);
+        let claim = target.and_then(|target| target.claims.find(&record.remote, record.remote_port));
+        match (claim, target.and_then(|target| target.raw)) {
             (Some(index), _) => self.local_endpoint(sender, record, bytes, index, from_ip(src)),
             (None, Some(_)) => self.local_raw(sender, record, bytes, slot, from_ip(src)),
             (None, None) => self.host(sender, record, bytes, src),
