@@ -1,6 +1,7 @@
 //! Tenants of the tests: endpoints of the client library in this process, on sockets of the host's namespace.
 
 use std::{
+    collections::BTreeMap,
     io::{self, ErrorKind},
     net::{SocketAddr, UdpSocket},
     sync::{
@@ -171,6 +172,19 @@ pub fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<(usize, Sock
             other => return other,
         }
     }
+}
+
+/// Waits until a compartment's (or a device's, a worker's) counters have exactly these values. Workers count at the end
+/// of a batch, perhaps after the peer has its answer.
+#[track_caller]
+pub fn expect_counters(daemon: &Afnetd<'_>, of: &str, expected: &[(&str, u64)]) {
+    let mut seen = BTreeMap::new();
+    let matched = wait::within(wait::PATIENCE, || {
+        seen = daemon.counters(of);
+        let same = |(name, value): &(&str, u64)| seen.get(*name).copied().unwrap_or(0) == *value;
+        expected.iter().all(same).then_some(())
+    });
+    assert!(matched.is_some(), "counters of {of} are {seen:?}, expected {expected:?}");
 }
 
 /// Sends a datagram and waits for the same one from where it was sent to.

@@ -9,7 +9,7 @@ use afnet_tests::{
     veth::Veth,
 };
 
-use crate::client::{Tenant, ask, at, bytes};
+use crate::client::{Tenant, ask, at, bytes, expect_counters};
 
 /// The neighbours that the peer's kernel knows.
 fn neighbours(bed: &Bed) -> BTreeMap<String, [u8; 6]> {
@@ -41,10 +41,8 @@ fn two_compartments_behind_one_mac() {
     assert_eq!([tenants[0].count(), tenants[1].count()], [2 * rounds + 1, 2 * rounds]);
     // All of them went the fast path, each counted for its own compartment.
     for (name, count) in [("red", 2 * rounds + 1), ("blue", 2 * rounds)] {
-        let counters = daemon.counters(name);
-        for counter in ["redirect_udp", "rx_delivered", "tx_datagrams"] {
-            assert_eq!(counters.get(counter), Some(&count), "{counter} of {name}: {counters:?}");
-        }
+        let expected = [("redirect_udp", count), ("rx_delivered", count), ("tx_datagrams", count)];
+        expect_counters(&daemon, name, &expected);
     }
     let (seen, mac) = (neighbours(&bed), bed.device_mac());
     for address in ["192.0.2.10", "192.0.2.11", "2001:db8::10", "2001:db8::11"] {

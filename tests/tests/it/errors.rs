@@ -8,7 +8,7 @@ use afnet_tests::{
     veth::Veth,
 };
 
-use crate::client::{Tenant, at, bytes, receive};
+use crate::client::{Tenant, at, bytes, expect_counters, receive};
 
 #[test]
 fn a_closed_port_refuses() {
@@ -23,7 +23,7 @@ fn a_closed_port_refuses() {
         assert_eq!((error.local, error.remote), (at(own, 7), at(peer, 4321)));
         assert_eq!(error.offender, Some(peer.parse().unwrap()));
     }
-    assert_eq!(daemon.counter("red", "redirect_error"), 2);
+    expect_counters(&daemon, "red", &[("redirect_error", 2), ("rx_errors", 2)]);
     drop(tenant);
     daemon.stop();
 }

@@ -5,12 +5,12 @@ use std::time::Duration;
 use afnet_tenant::Message;
 use afnet_tests::{
     afnetd::Afnetd,
-    bed::{Bed, DEVICE, PEER},
+    bed::{Bed, DEVICE, PEER, socket_in},
     packet,
     wire::Wire,
 };
 
-use crate::client::{Tenant, at, bytes};
+use crate::client::{Tenant, at, bytes, expect_counters, receive};
 
 #[test]
 fn ring_to_ring() {
@@ -37,7 +37,7 @@ fn ring_to_ring() {
                 assert!(got.payload == payload);
             }
         }
-        assert_eq!(daemon.counter("red", "tx_local"), 10);
+        expect_counters(&daemon, "red", &[("tx_local", 10), ("rx_delivered", 10)]);
         wire.expect_none(Duration::from_millis(20), "a datagram between compartments", |frame| {
             packet::addresses(frame).filter(|(from, _)| {
                 ["192.0.2.10", "192.0.2.11", "2001:db8::10", "2001:db8::11"].contains(&&*from.to_string())
@@ -46,4 +46,39 @@ fn ring_to_ring() {
         drop((red, blue));
         daemon.stop();
     }
+}
+
+#[test]
+fn what_has_no_claim_there_is_the_kernels() {
+    let bed = Bed::new("localkernel");
+    let mut daemon = Afnetd::start(&bed);
+    daemon.add_compartment("red", &["192.0.2.10/24", "2001:db8::10/64"]);
+    daemon.add_compartment("blue", &["192.0.2.11/24", "2001:db8::11/64"]);
+    let mut red = Tenant::claiming(&daemon, "red", 1000);
+    // With an endpoint beside it and without one.
+    for claim in [false, true] {
+        let blue = claim.then(|| Tenant::claiming(&daemon, "blue", 2000));
+        for (from, to) in [("192.0.2.10", "192.0.2.11"), ("2001:db8::10", "2001:db8::11")] {
+            let server = socket_in(&bed.host, to, 3000);
+            for len in [0, 1, 1400, 4000] {
+                let (payload, mut buffer) = (bytes(len, 3), vec![0; 65_536]);
+                red.send(&Message::new(at(to, 3000), &payload));
+                let (len, source) = receive(&server, &mut buffer).unwrap_or_else(|error| {
+                    panic!("{to}, {len} bytes: {error}; {:?}", daemon.counters("red"))
+                });
+                assert!(source == at(from, 1000) && buffer[..len] == payload);
+                server.send_to(&buffer[..len], source).unwrap();
+                let got = red.receive();
+                assert_eq!((got.local, got.remote), (at(from, 1000), at(to, 3000)));
+                assert!(got.payload == payload);
+            }
+            // And nobody at all.
+            red.send(&Message::new(at(to, 3001), b"anybody?"));
+            let error = red.error();
+            assert_eq!((error.errno, error.remote), (libc::ECONNREFUSED, at(to, 3001)), "{error}");
+        }
+        drop(blue);
+    }
+    drop(red);
+    daemon.stop();
 }

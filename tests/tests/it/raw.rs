@@ -5,12 +5,12 @@ use std::{net::IpAddr, time::Duration};
 use afnet_tenant::{EndpointKind, Kind};
 use afnet_tests::{
     afnetd::Afnetd,
-    bed::{Bed, PEER, PEER_V4, PEER_V6},
+    bed::{Bed, HOST_V4, HOST_V6, PEER, PEER_V4, PEER_V6},
     packet, wait,
     wire::Wire,
 };
 
-use crate::client::Tenant;
+use crate::client::{Tenant, expect_counters};
 
 /// A packet without its Ethernet header.
 fn inner(frame: &[u8]) -> Vec<u8> {
@@ -144,12 +144,9 @@ fn what_it_must_not_send() {
         (mine && from == ip("192.0.2.10")).then_some(())
     });
     assert!(wrong.is_empty(), "{wrong:x?}");
-    let counters = daemon.counters("red");
-    let count = |name: &str| counters.get(name).copied().unwrap_or(0);
-    assert_eq!(count("tx_spoofed") + count("drop_tx_source"), 5, "{counters:?}");
-    assert_eq!(count("drop_tx_protocol"), 10, "{counters:?}");
-    assert_eq!(count("drop_tx_malformed"), 3, "{counters:?}");
-    assert_eq!(count("tx_datagrams"), 1, "{counters:?}");
+    let expected =
+        [("drop_tx_source", 5), ("drop_tx_protocol", 10), ("drop_tx_malformed", 3), ("tx_datagrams", 1)];
+    expect_counters(&daemon, "red", &expected);
     drop(tenant);
     daemon.stop();
 }
@@ -161,4 +158,47 @@ fn udp_as(protocol: u8) -> Vec<u8> {
     step.write(&mut frame, etherparse::IpNumber(protocol), &[0x16, 0, 0, 0, 224, 0, 0, 9])
         .expect("write to memory");
     frame
+}
+
+/// A packet of the raw endpoint is answered by the host's stack: an echo request, and TCP to a closed port.
+#[test]
+fn it_reaches_the_host_and_other_compartments() {
+    let bed = Bed::new("rawlocal");
+    let mut daemon = Afnetd::start(&bed);
+    daemon.add_compartment("red", &["192.0.2.10/24", "2001:db8::10/64"]);
+    daemon.add_compartment("blue", &["192.0.2.11/24", "2001:db8::11/64"]);
+    let mut red = Tenant::with(&daemon, "red", EndpointKind::Raw);
+    for claim in [false, true] {
+        let blue = claim.then(|| Tenant::claiming(&daemon, "blue", 7).echo());
+        let targets = [
+            ("192.0.2.10", "192.0.2.11"),
+            ("192.0.2.10", HOST_V4),
+            ("192.0.2.10", PEER_V4),
+            ("2001:db8::10", "2001:db8::11"),
+            ("2001:db8::10", HOST_V6),
+            ("2001:db8::10", PEER_V6),
+        ];
+        for (from, to) in targets {
+            let request = packet::echo_request(MACS, ip(from), ip(to), 77, b"anybody?");
+            red.endpoint.send_packet(&inner(&request)).unwrap();
+            red.endpoint.flush();
+            // Others may have something to say too.
+            wait::until_true(&format!("{to} to answer"), || {
+                let frame = [&request[..14], &red.receive().payload].concat();
+                packet::is_echo_reply(&frame, 77) && packet::addresses(&frame) == Some((ip(to), ip(from)))
+            });
+        }
+        if blue.is_some() {
+            let (from, to) = ((ip("192.0.2.10"), 5).into(), (ip("192.0.2.11"), 7).into());
+            red.endpoint.send_packet(&inner(&packet::udp(MACS, from, to, b"to a claim"))).unwrap();
+            red.endpoint.flush();
+            wait::until_true("the claim to answer", || {
+                let frame = [&packet::udp(MACS, from, to, b"")[..14], &red.receive().payload].concat();
+                packet::read_udp(&frame).is_some_and(|udp| udp.source == to && udp.payload == b"to a claim")
+            });
+        }
+        drop(blue);
+    }
+    drop(red);
+    daemon.stop();
 }
