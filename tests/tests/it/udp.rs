@@ -383,8 +383,10 @@ fn tenants_find_a_restarted_daemon() {
     // While no daemon runs, claimed traffic arrives at the tenant's kernel socket.
     round_trip(&socket, "192.0.2.10:7", b"meanwhile");
     daemon.restart();
-    wait::until_true("the tenant to attach again", || {
-        !daemon.json("endpoints").as_array().unwrap().is_empty()
+    // It attaches, and then claims: two requests.
+    wait::until_true("the tenant to claim again", || {
+        let endpoints = daemon.json("endpoints");
+        endpoints.as_array().unwrap().iter().any(|one| !one["claims"].as_array().unwrap().is_empty())
     });
     round_trip(&socket, "192.0.2.10:7", b"after");
     assert!(daemon.counter("a", "redirect_udp") >= 1);
