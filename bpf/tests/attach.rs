@@ -47,7 +47,7 @@ struct Bed {
 impl Bed {
     fn new() -> Self {
         let (host, peer) = (Netns::new("host"), Netns::new("peer"));
-        Veth::default().connect((&host, "eth0"), (&peer, "peer0"));
+        Veth::default().bare().connect((&host, "eth0"), (&peer, "peer0"));
         peer.ip("addr add 192.0.2.99/24 dev peer0");
         peer.ip("addr add 2001:db8::99/64 dev peer0 nodad");
         // The kernel learns of the carrier a little later, and loses what is sent before.
@@ -149,7 +149,7 @@ fn a_pin_of_a_device_that_is_gone_is_replaced() {
     bed.attach(&mut demux, AttachMode::Native, &bed.pin()).unwrap();
     drop(demux);
     bed.host.ip("link del eth0");
-    Veth::default().connect((&bed.host, "eth0"), (&bed.peer, "peer0"));
+    Veth::default().bare().connect((&bed.host, "eth0"), (&bed.peer, "peer0"));
     let config = DemuxConfig { ifindex: bed.host.ifindex("eth0"), ..bed.config.clone() };
     let mut demux = Demux::load(&config).unwrap();
     bed.attach(&mut demux, AttachMode::Native, &bed.pin()).unwrap();

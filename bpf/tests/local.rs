@@ -25,7 +25,7 @@ impl Bed {
     /// Both addresses on `lo`, the host link up, port claimed, hook attached.
     fn new() -> Self {
         let ns = Netns::new("local");
-        Veth::default().connect((&ns, "host0"), (&ns, "work0"));
+        Veth::default().bare().connect((&ns, "host0"), (&ns, "work0"));
         for text in ADDRESSES {
             ns.ip(&format!("addr add {text} dev lo"));
         }

@@ -7,11 +7,12 @@ use crate::{netns::Netns, xdp_pass};
 pub struct Veth {
     queues: u32,
     mtu: u32,
+    passing: bool,
 }
 
 impl Default for Veth {
     fn default() -> Self {
-        Self { queues: 1, mtu: 1500 }
+        Self { queues: 1, mtu: 1500, passing: true }
     }
 }
 
@@ -28,15 +29,21 @@ impl Veth {
         self
     }
 
+    /// Without an XDP program at the right end: the test attaches its own.
+    pub fn bare(mut self) -> Self {
+        self.passing = false;
+        self
+    }
+
     /// Makes the pair, `left_name` in `left` and `right_name` in `right`, both up, IPv6 without DAD, and
     /// without checksum or segmentation offload: what either kernel sends is as on a wire. The right end is the
-    /// peer's: it gets an XDP program that passes everything, see [`crate::xdp_pass`].
+    /// peer's: it gets an XDP program that passes everything, see [`crate::xdp_pass`] (unless [`Self::bare`]).
     ///
     /// # Panics
     /// If the kernel refuses.
     #[track_caller]
     pub fn connect(self, (left, left_name): (&Netns, &str), (right, right_name): (&Netns, &str)) {
-        let Self { queues, mtu } = self;
+        let Self { queues, mtu, passing } = self;
         let end = |name: &str| format!("{name} mtu {mtu} numrxqueues {queues} numtxqueues {queues}");
         left.ip(&format!(
             "link add {} type veth peer {} netns {}",
@@ -50,7 +57,9 @@ impl Veth {
             ns.run(&format!("ethtool -K {name} rx off tx off tso off gso off gro off"));
             ns.ip(&format!("link set {name} up"));
         }
-        let ifindex = right.ifindex(right_name);
-        right.enter(|| xdp_pass::attach(ifindex)).expect("attach an XDP program to the peer's end");
+        if passing {
+            let ifindex = right.ifindex(right_name);
+            right.enter(|| xdp_pass::attach(ifindex)).expect("attach an XDP program to the peer's end");
+        }
     }
 }
