@@ -113,7 +113,8 @@ pub enum Command {
     /// Run a program in a compartment's cgroup.
     ///
     /// The program, and what it starts, may then attach to the daemon as tenant of the compartment without any
-    /// privilege. Its ordinary sockets are not confined: they may still use every address of the host.
+    /// privilege; AFNET_INSTANCE in its environment names the instance. Its ordinary sockets are not confined: they
+    /// may still use every address of the host.
     ///
     /// The exit status is that of the program, 126 if it cannot be run, 127 if there is none of that name.
     #[command(display_order = 10)]

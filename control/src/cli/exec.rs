@@ -1,4 +1,5 @@
-//! `afnet exec`: this process moves into the compartment's cgroup and becomes the program.
+//! `afnet exec`: this process moves into the compartment's cgroup and becomes the program, which finds the same
+//! instance of afnetd in its environment.
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
@@ -9,9 +10,10 @@ use afnet_abi::control::{Answer, Request};
 
 use super::CliError;
 use crate::client::{Client, ClientError};
+use crate::names::Instance;
 
 /// Returns only if it fails.
-pub fn exec(client: &mut Client, name: &str, command: &[OsString]) -> CliError {
+pub fn exec(client: &mut Client, instance: &Instance, name: &str, command: &[OsString]) -> CliError {
     let path = match client.request(&Request::Cgroup { name: name.to_owned() }) {
         Ok(Answer::Cgroup { path }) => path,
         Ok(_) => return CliError::Client(ClientError::Lost("an answer to something else".to_owned())),
@@ -26,7 +28,7 @@ pub fn exec(client: &mut Client, name: &str, command: &[OsString]) -> CliError {
         return CliError::Usage("a program is missing".to_owned());
     };
     // Does not return if it succeeds. The socket is closed on exec.
-    let error = Command::new(program).args(arguments).exec();
+    let error = Command::new(program).args(arguments).env("AFNET_INSTANCE", instance.name()).exec();
     let status = if error.kind() == std::io::ErrorKind::NotFound { 127 } else { 126 };
     CliError::Exec(status, format!("{}: {error}", program.display()))
 }

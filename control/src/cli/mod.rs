@@ -101,7 +101,7 @@ fn run(args: Args, out: &mut impl Write) -> Result<(), CliError> {
         }
         (None, Some(Command::Exec { name, command })) => {
             let mut client = Client::connect(&args.instance)?;
-            Err(exec::exec(&mut client, name, command))
+            Err(exec::exec(&mut client, &args.instance, name, command))
         }
         (None, Some(command)) => one(&mut Client::connect(&args.instance)?, &args, command, out),
     }

@@ -68,6 +68,8 @@ fn exit_statuses_are_those_of_env_and_ip() {
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(status), "afnet {line}: {said}");
     }
+    let said = daemon.afnet("exec a -- printenv AFNET_INSTANCE").stdout;
+    assert_eq!(String::from_utf8_lossy(&said).trim(), daemon.instance());
     daemon.stop();
 }
 
