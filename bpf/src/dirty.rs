@@ -6,8 +6,8 @@
 //! ```
 //!
 //! The XDP program sets a compartment's bit, if it is not set yet, *before* it redirects the frame, and the
-//! kernel publishes the frame only after the program's batch is done. So a worker clears the bit first, looks at the
-//! socket's ring then, and looks again some time later even if the ring was empty.
+//! kernel publishes the frame only after the program's batch is done. So a worker that has cleared a bit looks at the
+//! socket's ring for some time yet. While it looks at the ring anyway it leaves the bit set: that costs XDP least.
 
 use std::{os::fd::AsFd, ptr::NonNull, sync::atomic::AtomicU64};
 

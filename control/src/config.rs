@@ -157,7 +157,7 @@ impl Default for LimitsConfig {
             rx_ring: 1 << 20,
             tx_ring: 1 << 20,
             reassembly: 1 << 20,
-            frames: 8192,
+            frames: 2048,
             frame_size: 4096,
         }
     }

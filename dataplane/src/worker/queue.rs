@@ -1,14 +1,15 @@
 //! A device queue in the hand of its worker: the anchor, the compartments' sockets, and who of them is active.
 //!
 //! ```text
-//!  XDP sets bit      collect(): clear the bit,       visit round robin, at most a quantum of bytes each;
-//!  of the slot  ---> slot onto the active list  ---> empty for LINGER: off the list
-//!                    (and all slots every SWEEP)
+//!  XDP sets bit      collect(): slot onto the        visit round robin, at most a quantum of bytes each;
+//!  of the slot  ---> active list                ---> empty for LINGER: clear the bit;
+//!                    (and all slots every SWEEP)     empty for another LINGER: off the list
 //! ```
 //!
-//! The bit is set before the frame is in the RX ring (rings are published at the end of a NAPI poll), so a slot whose
-//! bit was seen stays on the list for a while though its ring is empty; the sweep catches what slips through all the
-//! same (a bit that was cleared while XDP, on another CPU, had just found it set).
+//! The bit of an active slot stays set, so that XDP, which sets only what is not set, neither pays an atomic operation
+//! for its frames nor fights with the worker for the line. The bit is set before the frame is in the RX ring (rings are
+//! published at the end of a NAPI poll), and XDP may have found it set just before it was cleared: hence the second
+//! LINGER. The sweep catches what slips through all the same.
 //!
 //! Cost follows the number of active compartments: an idle one costs a bit in the words that are scanned.
 
@@ -71,6 +72,8 @@ pub(crate) struct Queue {
     pub(crate) retired: Vec<(u32, RxSocket)>,
     /// Slots to visit.
     active: Vec<u32>,
+    /// Bits of the dirty bitmap that are left set because their slots are on the active list.
+    left_set: Vec<u64>,
     /// Where the next round of visits goes on.
     next: usize,
     /// A packet in several frames.
@@ -100,6 +103,7 @@ impl Queue {
             members: std::iter::repeat_with(|| None).take(slots).collect(),
             retired: Vec::new(),
             active: Vec::with_capacity(64),
+            left_set: vec![0; slots.div_ceil(64)],
             next: 0,
             assembly: Assembly::default(),
             unarmed: Vec::new(),
@@ -133,6 +137,8 @@ impl Queue {
     pub(crate) fn retire(&mut self, slot: u32) -> Option<&RxSocket> {
         let member = self.members.get_mut(slot as usize)?.take()?;
         self.active.retain(|s| *s != slot);
+        // Whoever has the slot next starts anew.
+        self.clear(slot);
         self.unarmed.retain(|s| *s != slot);
         self.retired.push((slot, member.socket));
         self.retired.last().map(|(_, socket)| socket)
@@ -155,19 +161,37 @@ impl Queue {
 
     /// Puts slots whose bit is set onto the active list.
     pub(crate) fn collect(&mut self, now: u64) {
-        let QueueKind::Device { dirty, queue, .. } = &self.kind else { return };
-        for (index, word) in (0u32..).zip(dirty.words(*queue)) {
-            // Mostly zero: a plain load, so that the line stays shared with the CPU that sets bits.
-            if word.load(Ordering::Relaxed) == 0 {
-                continue;
-            }
-            let mut bits = word.swap(0, Ordering::Acquire);
-            while bits != 0 {
-                let slot = index * 64 + bits.trailing_zeros();
-                bits &= bits - 1;
-                activate(&mut self.members, &mut self.active, slot, now);
+        let Self { kind: QueueKind::Device { dirty, queue, .. }, members, active, left_set, .. } = self
+        else {
+            return;
+        };
+        for ((index, word), left) in (0u32..).zip(dirty.words(*queue)).zip(left_set) {
+            // A plain load, so that the line stays shared with the CPU that sets bits.
+            let mut news = word.load(Ordering::Relaxed) & !*left;
+            while news != 0 {
+                let bit = news & news.wrapping_neg();
+                news ^= bit;
+                if activate(members, active, index * 64 + bit.trailing_zeros(), now) {
+                    *left |= bit;
+                } else {
+                    // No socket (any more): what came has passed to the kernel.
+                    word.fetch_and(!bit, Ordering::Relaxed);
+                }
             }
         }
+    }
+
+    /// Clears the slot's bit. False if it was not left set.
+    fn clear(&mut self, slot: u32) -> bool {
+        let (index, bit) = (slot as usize / 64, 1u64 << (slot % 64));
+        let Some(left) = self.left_set.get_mut(index).filter(|left| **left & bit != 0) else { return false };
+        *left &= !bit;
+        if let QueueKind::Device { dirty, queue, .. } = &self.kind
+            && let Some(word) = dirty.words(*queue).get(index)
+        {
+            word.fetch_and(!bit, Ordering::Relaxed);
+        }
+        true
     }
 
     /// Puts all slots onto the active list that have something, bit or no bit.
@@ -175,7 +199,7 @@ impl Queue {
         for slot in 0..u32::try_from(self.members.len()).unwrap_or(0) {
             let waiting = |m: &Member| !m.socket.is_empty();
             if self.members.get(slot as usize).and_then(Option::as_deref).is_some_and(waiting) {
-                activate(&mut self.members, &mut self.active, slot, now);
+                self.activate(slot, now);
             }
         }
         self.anchor_active |= self.anchor.rx_pending();
@@ -183,7 +207,7 @@ impl Queue {
 
     /// Marks one slot.
     pub(crate) fn activate(&mut self, slot: u32, now: u64) {
-        activate(&mut self.members, &mut self.active, slot, now);
+        let _ = activate(&mut self.members, &mut self.active, slot, now);
     }
 
     /// Visits the next slot of the active list: its number and how many descriptors it put into `out`. `None` at the
@@ -208,9 +232,14 @@ impl Queue {
             if n == 0 {
                 member.credit = 0;
                 if now > member.until {
-                    member.active = false;
-                    self.active.swap_remove(self.next);
-                    continue;
+                    member.until = now + LINGER;
+                    if !self.clear(slot) {
+                        if let Some(member) = self.member_mut(slot) {
+                            member.active = false;
+                        }
+                        self.active.swap_remove(self.next);
+                        continue;
+                    }
                 }
             } else {
                 member.credit -= i64::try_from(bytes).unwrap_or(quantum);
@@ -324,13 +353,15 @@ fn recycle(anchor: &mut Anchor, descs: &[RxDesc]) {
     }
 }
 
-fn activate(members: &mut [Option<Box<Member>>], active: &mut Vec<u32>, slot: u32, now: u64) {
-    let Some(member) = members.get_mut(slot as usize).and_then(Option::as_deref_mut) else { return };
+/// Puts a slot onto the active list. False if it has no socket.
+fn activate(members: &mut [Option<Box<Member>>], active: &mut Vec<u32>, slot: u32, now: u64) -> bool {
+    let Some(member) = members.get_mut(slot as usize).and_then(Option::as_deref_mut) else { return false };
     member.until = now + LINGER;
     if !member.active {
         member.active = true;
         active.push(slot);
     }
+    true
 }
 
 #[cfg(test)]
