@@ -1,7 +1,7 @@
 //! What adding a container with one address costs: time, and memory of kernel and daemon, at some number of them.
 //!
-//! Memory is how much less is available (MemAvailable of /proc/meminfo) afterwards, so it includes everything
-//! on either side; a quiet machine moves it by some hundred KiB.
+//! Memory is by how much the kernel's and all programs' memory grows (/proc/meminfo without caches and free pages, whose
+//! numbers move by themselves); a quiet machine moves it by some hundred KiB.
 
 use std::{
     fs,
@@ -20,8 +20,11 @@ use afnet_tests::{
 use anyhow::{Context as _, Result, ensure};
 use serde::Serialize;
 
-/// The kernel frees and accounts some memory late.
-const SETTLE: Duration = Duration::from_millis(500);
+/// The kernel frees and accounts some memory late, namespaces of what was measured before above all.
+const SETTLE: Duration = Duration::from_secs(3);
+
+/// Lines of /proc/meminfo that are memory in use, none within another.
+const IN_USE: [&str; 6] = ["AnonPages", "Shmem", "Slab", "KernelStack", "PageTables", "Percpu"];
 
 /// Cost of each of a number of containers.
 #[derive(Debug, Serialize)]
@@ -120,13 +123,13 @@ fn batch(mut ip: Command, lines: &str) -> Result<()> {
 
 fn measure(way: &str, number: u32, mut add: impl FnMut(u32) -> Result<()>) -> Result<Cost> {
     thread::sleep(SETTLE);
-    let (before, start) = (available()?, Instant::now());
+    let (before, start) = (in_use()?, Instant::now());
     for i in 0..number {
         add(i).with_context(|| format!("{way}: number {i}"))?;
     }
     let time = start.elapsed();
     thread::sleep(SETTLE);
-    let used = before - available()?;
+    let used = in_use()? - before;
     let each = f64::from(number);
     Ok(Cost {
         way: way.into(),
@@ -141,9 +144,13 @@ fn address(i: u32) -> std::net::Ipv4Addr {
     (u32::from(std::net::Ipv4Addr::new(10, 78, 1, 1)) + i).into()
 }
 
-/// MemAvailable in KiB.
-fn available() -> Result<f64> {
+/// Sum of [`IN_USE`] in KiB.
+fn in_use() -> Result<f64> {
     let info = fs::read_to_string("/proc/meminfo")?;
-    let line = info.lines().find_map(|line| line.strip_prefix("MemAvailable:")).context("MemAvailable")?;
-    Ok(line.trim().trim_end_matches(" kB").parse()?)
+    let field = |name| {
+        let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        let number = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<f64>().ok());
+        number.with_context(|| format!("{name} in /proc/meminfo"))
+    };
+    IN_USE.into_iter().map(field).sum()
 }
