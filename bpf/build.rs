@@ -10,7 +10,7 @@ fn main() {
     // asm/types.h lives in the multiarch directory, which clang does not search when it compiles for BPF.
     let arch = env::var("CARGO_CFG_TARGET_ARCH").expect("cargo sets the target");
     let args = ["-mcpu=v3", "-Wall", "-Wextra", "-Werror", &format!("-I/usr/include/{arch}-linux-gnu")];
-    for name in ["xdp", "host"] {
+    for name in ["xdp", "host", "confine"] {
         libbpf_cargo::SkeletonBuilder::new()
             .source(format!("prog/{name}.bpf.c"))
             .clang_args(args)
@@ -18,9 +18,13 @@ fn main() {
             .unwrap_or_else(|e| panic!("{name}.bpf.c (needs clang and linux-libc-dev): {e:#}"));
     }
     let table = fs::read_to_string("include/counters.h").expect("include/counters.h");
-    fs::write(out.join("counters.rs"), counters(&table)).expect("OUT_DIR is writable");
-    let header = fs::read_to_string("include/afnet.h").expect("include/afnet.h");
-    fs::write(out.join("numbers.rs"), numbers(&header)).expect("OUT_DIR is writable");
+    let frames = [section(&table, "COMPARTMENT_COUNTERS"), section(&table, "DEVICE_COUNTERS")];
+    let mut code = counters("Counter", "COUNTER", &frames.concat());
+    writeln!(code, "pub(crate) const BY_COMPARTMENT: usize = {};", frames[0].len()).unwrap();
+    code += &counters("Refusal", "REFUSAL", &section(&table, "REFUSAL_COUNTERS"));
+    fs::write(out.join("counters.rs"), code).expect("OUT_DIR is writable");
+    let headers = ["include/afnet.h", "include/confine.h"].map(|h| fs::read_to_string(h).expect(h));
+    fs::write(out.join("numbers.rs"), numbers(&headers.concat())).expect("OUT_DIR is writable");
 }
 
 /// Constants from the lines `#define AFNET_NAME number`.
@@ -37,31 +41,33 @@ fn numbers(header: &str) -> String {
     constants
 }
 
-/// The enum and its tables from the X-macro table: lines `X(NAME, "help") \`, compartment counters first.
-fn counters(table: &str) -> String {
+/// The lines `X(NAME, "help") \` of one X-macro table: names and help texts, the latter in quotes.
+fn section<'a>(table: &'a str, name: &str) -> Vec<(&'a str, &'a str)> {
+    let start = format!("#define AFNET_{name}(X)");
+    let lines = table.lines().skip_while(|line| !line.starts_with(&start)).skip(1);
+    lines
+        .map_while(|line| line.trim().strip_prefix("X(")?.split_once(", "))
+        .map(|(name, help)| (name, help.trim_end_matches(['\\', ' ', ')'])))
+        .collect()
+}
+
+/// An enum with the tables of its names and help texts.
+fn counters(kind: &str, prefix: &str, entries: &[(&str, &str)]) -> String {
     let [mut variants, mut all, mut names, mut helps] = [const { String::new() }; 4];
-    let (mut total, mut by_compartment) = (0, 0);
-    for line in table.lines() {
-        if line.starts_with("#define AFNET_DEVICE_COUNTERS") {
-            by_compartment = total;
-        }
-        let Some((name, help)) = line.trim().strip_prefix("X(").and_then(|rest| rest.split_once(", ")) else {
-            continue;
-        };
-        let help = help.trim_end_matches(['\\', ' ', ')']);
+    for (name, help) in entries {
         let camel: String = name.split('_').map(|w| w[..1].to_string() + &w[1..].to_lowercase()).collect();
         writeln!(variants, "    #[doc = {help}]\n    {camel},").unwrap();
-        writeln!(all, "    Counter::{camel},").unwrap();
+        writeln!(all, "    {kind}::{camel},").unwrap();
         writeln!(names, "    {:?},", name.to_lowercase()).unwrap();
         writeln!(helps, "    {help},").unwrap();
-        total += 1;
     }
+    let total = entries.len();
     format!(
-        "/// A verdict or drop reason of the XDP program; the index into the vectors that `Demux` returns.\n\
+        "/// A reason that a BPF program counts; the index into vectors of counters.\n\
          #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]\n#[repr(usize)]\n\
-         pub enum Counter {{\n{variants}}}\n\
-         pub(crate) const TOTAL: usize = {total};\npub(crate) const BY_COMPARTMENT: usize = {by_compartment};\n\
-         const ALL: [Counter; TOTAL] = [\n{all}];\n\
-         const NAMES: [&str; TOTAL] = [\n{names}];\nconst HELPS: [&str; TOTAL] = [\n{helps}];\n"
+         pub enum {kind} {{\n{variants}}}\n\
+         const {prefix}_ALL: [{kind}; {total}] = [\n{all}];\n\
+         const {prefix}_NAMES: [&str; {total}] = [\n{names}];\n\
+         const {prefix}_HELPS: [&str; {total}] = [\n{helps}];\n"
     )
 }

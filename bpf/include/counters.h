@@ -66,6 +66,18 @@
 	X(PASS_ND_OWN, "passed: NS or NA sent from our own MAC address") \
 	X(PASS_ND_OTHER, "passed: neighbour discovery that asks for no address of ours, router discovery, redirects") \
 	X(PASS_NO_ROOM, "passed: the driver could not resize the frame for an answer")
+
+/* What the kernel path refused, by compartment (prog/confine.bpf.c). */
+#define AFNET_REFUSAL_COUNTERS(X) \
+	X(REFUSED_SOCKET, "refused: socket of a kind that the compartment may not have (EPERM)") \
+	X(REFUSED_BIND, "refused: bind() to an address that is not the compartment's (EADDRNOTAVAIL)") \
+	X(REFUSED_PORT, "refused: bind() to a port that is taken (EADDRINUSE) or privileged (EACCES)") \
+	X(REFUSED_SOURCE, "refused: datagram with a source that is not the compartment's (EINVAL)") \
+	X(REFUSED_LOOPBACK, "refused: call to the private loopback of another compartment (ECONNREFUSED)") \
+	X(DROP_EGRESS, "dropped: packet with a source that is not the compartment's (EPERM)") \
+	X(DROP_INGRESS, "dropped: packet to a socket of the compartment, but not to its address") \
+	X(DROP_ISOLATED, "dropped: packet between an isolated compartment and the rest of the host") \
+	X(DROP_UNHEARD, "kept from the host's sockets: packet to a port on which the compartment does not listen")
 /* clang-format on */
 
 #define AFNET_COUNTERS(X)                                                                          \
@@ -77,6 +89,10 @@ enum afnet_counter {
 	AFNET_COMPARTMENT_COUNTERS(AFNET_COUNTER_ENUM) AFNET_COMPARTMENT_COUNT,
 	AFNET_DEVICE_FIRST = AFNET_COMPARTMENT_COUNT - 1,
 	AFNET_DEVICE_COUNTERS(AFNET_COUNTER_ENUM) AFNET_COUNT,
+};
+
+enum afnet_refusal {
+	AFNET_REFUSAL_COUNTERS(AFNET_COUNTER_ENUM) AFNET_REFUSALS,
 };
 
 #endif

@@ -20,7 +20,7 @@ use crate::{
     AttachMode, Dirty, Error, Events, Sockets,
     counters::Counter,
     dirty::Mapping,
-    link::XdpLink,
+    link::{PinnedLink, attach_xdp},
     local::LocalHook,
     map::{Index, Map},
     skel::{types, xdp::XdpSkelBuilder},
@@ -90,7 +90,7 @@ pub struct Demux {
     config: DemuxConfig,
     program: OwnedFd,
     local_program: OwnedFd,
-    link: Option<XdpLink>,
+    link: Option<PinnedLink>,
     local: Option<LocalHook>,
     globals: Mapping,
     events: Events,
@@ -183,7 +183,7 @@ impl Demux {
     /// Attaches the program to the device and pins the link at `pin`, a path in a bpffs. If a link of this
     /// device is pinned there already, its program is replaced without a gap.
     pub fn attach(&mut self, mode: AttachMode, pin: &Path) -> Result<(), Error> {
-        self.link = Some(XdpLink::attach(self.program.as_fd(), self.config.ifindex, mode, pin)?);
+        self.link = Some(attach_xdp(self.program.as_fd(), self.config.ifindex, mode, pin)?);
         Ok(())
     }
 
@@ -208,7 +208,7 @@ impl Demux {
     /// for the next daemon to take over.
     pub fn detach(&mut self) -> Result<(), Error> {
         self.local = None;
-        self.link.take().map_or(Ok(()), XdpLink::detach)
+        self.link.take().map_or(Ok(()), PinnedLink::detach)
     }
 
     /// The XDP program, for test runs.

@@ -34,8 +34,8 @@ pub enum Error {
         /// Id of its program; 0 if the kernel did not tell.
         program: u32,
     },
-    /// The pin belongs to something else than an XDP link.
-    #[error("{path} is not a pinned XDP link")]
+    /// The pin belongs to something else than a link.
+    #[error("{path} is no pinned link of afnet's")]
     ForeignPin {
         /// The path of the pin.
         path: PathBuf,

@@ -16,12 +16,14 @@
 //! | [`sockets`](Sockets), [`dirty`](Dirty) | the worker's handles |
 //! | [`events`](Events) | conflicts |
 //! | [`local`](Demux::attach_local), [`host`](HostDemux) | what this host sends to its own compartments |
-//! | [`counters`](Counter) | the table of verdicts and drop reasons |
+//! | [`confine`](Confinement) | the kernel path: ordinary sockets keep to their compartment's addresses |
+//! | [`counters`](Counter) | the tables of verdicts, drop reasons and refusals |
 //!
-//! One loaded object for each device, so a realm is (object, VLAN). [`Demux`] belongs to the control thread;
-//! [`Sockets`], [`Dirty`] and [`Events`] own what they need and may move. Loading and attaching need CAP_BPF,
-//! CAP_NET_ADMIN and CAP_PERFMON (or root) and a bpffs for the pin.
+//! One loaded object for each device, so a realm is (object, VLAN); one [`Confinement`] for the daemon. Both belong to
+//! the control thread; [`Sockets`], [`Dirty`] and [`Events`] own what they need and may move. Loading and attaching need
+//! CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON (or root) and a bpffs for the pins.
 
+mod confine;
 mod counters;
 mod demux;
 mod dirty;
@@ -34,8 +36,10 @@ mod map;
 mod skel;
 mod sockets;
 mod tables;
+mod tc;
 
-pub use counters::Counter;
+pub use confine::{Confined, Confinement, ConfinementConfig, Source};
+pub use counters::{Counter, Refusal};
 pub use demux::{AddressEntry, CompartmentConfig, Demux, DemuxConfig, Limits};
 pub use dirty::Dirty;
 pub use error::Error;

@@ -26,16 +26,17 @@ macro_rules! skeleton {
 
 skeleton!(xdp, "/xdp.skel.rs");
 skeleton!(host, "/host.skel.rs");
+skeleton!(confine, "/confine.skel.rs");
 
 pub(crate) use xdp::types;
 
-/// The numbers of include/afnet.h.
+/// The numbers of include/afnet.h and include/confine.h.
 #[allow(dead_code, missing_docs, reason = "generated; those that only the programs use are here too")]
 pub(crate) mod c {
     include!(concat!(env!("OUT_DIR"), "/numbers.rs"));
 }
 
-use crate::counters;
+use crate::counters::{Counter, Refusal};
 
 /// Types of map keys and values: plain integers without padding.
 ///
@@ -57,21 +58,22 @@ pub(crate) unsafe trait Plain: Copy + Default {
 
 /// Asserts that a type is exactly as long as its fields together, which leaves no room for padding.
 macro_rules! plain {
-    ($($type:ident { $($field:ident: $kind:ty),* }),* $(,)?) => {$(
+    ($types:ident; $($type:ident { $($field:ident: $kind:ty),* }),* $(,)?) => {$(
         const _: () = {
-            assert!(size_of::<types::$type>() == 0 $(+ size_of::<$kind>())*);
+            assert!(size_of::<$types::$type>() == 0 $(+ size_of::<$kind>())*);
             let mut _offset = 0;
             $(
-                assert!(std::mem::offset_of!(types::$type, $field) == _offset);
+                assert!(std::mem::offset_of!($types::$type, $field) == _offset);
                 _offset += size_of::<$kind>();
             )*
         };
         // SAFETY: generated with repr(C); the assertions above exclude padding; all fields are integers.
-        unsafe impl Plain for types::$type {}
+        unsafe impl Plain for $types::$type {}
     )*};
 }
 
 plain! {
+    types;
     afnet_key4 { vlan: u32, addr: u32 },
     afnet_key6 { vlan: u32, addr: [u32; 4] },
     afnet_prefix4 { len: u32, key: types::afnet_key4 },
@@ -80,6 +82,28 @@ plain! {
     afnet_compartment { flags: u32, shifts: u32, ports: [u16; c::PORTS as usize], interval: u64, tolerance: u64 },
     afnet_claim { slot: u32, port: u16, protocol: u8, shift: u8 },
     afnet_event { kind: u32, slot: u32, vlan: u32, mac: [u8; 6], reserved: u16, addr: [u8; 16] },
-    afnet_compartment_counters { count: [u64; counters::BY_COMPARTMENT] },
-    afnet_device_counters { count: [u64; counters::TOTAL - counters::BY_COMPARTMENT] },
+    afnet_compartment_counters { count: [u64; Counter::BY_COMPARTMENT] },
+    afnet_device_counters { count: [u64; Counter::COUNT - Counter::BY_COMPARTMENT] },
+}
+
+pub(crate) use confine::types as confine_types;
+
+plain! {
+    confine_types;
+    afnet_ip { word: [u32; 4] },
+    afnet_owner_prefix { len: u32, addr: confine_types::afnet_ip },
+    afnet_confined {
+        cgroup: u64,
+        primary4: confine_types::afnet_ip,
+        primary6: confine_types::afnet_ip,
+        flags: u32,
+        count4: u16,
+        count6: u16
+    },
+    afnet_source { addr: confine_types::afnet_ip, ifindex: u32, prefix_len: u32 },
+    afnet_sources {
+        v4: [confine_types::afnet_source; c::SOURCES as usize],
+        v6: [confine_types::afnet_source; c::SOURCES as usize]
+    },
+    afnet_refusals { count: [u64; Refusal::COUNT] },
 }

@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Layouts of the kernel path's maps (prog/confine.bpf.c). As in afnet.h they stand here only.
+ * Numbers are in host byte order unless the type says __be.
+ */
+#ifndef AFNET_CONFINE_H
+#define AFNET_CONFINE_H
+
+#include <linux/types.h>
+#include "counters.h"
+
+/* An address of either family; IPv4 as ::ffff:a.b.c.d. */
+struct afnet_ip {
+	__be32 word[4];
+};
+
+
+/* Key of `owner_prefixes`, value: slot: `len` bits of the address, counted from its first (IPv4: 96 more). */
+struct afnet_owner_prefix {
+	__u32 len;
+	struct afnet_ip addr;
+};
+
+/* Bits of afnet_confined.flags. */
+#define AFNET_CONFINED_ISOLATED	  1 /* nothing to or from other compartments and the host */
+#define AFNET_CONFINED_RAW	  2 /* any kind of socket; packets are still checked */
+#define AFNET_CONFINED_PRIVILEGED 4 /* anybody may bind privileged ports */
+
+/* Value of `confined`, index: slot. */
+struct afnet_confined {
+	__u64 cgroup;		  /* id of the compartment's cgroup; 0: there is none */
+	struct afnet_ip primary4; /* its first IPv4 address; zero: none */
+	struct afnet_ip primary6;
+	__u32 flags;
+	__u16 count4; /* addresses to choose a source from; above 1 they are in `sources` */
+	__u16 count6;
+};
+
+/* Most addresses of a family that a source is chosen from; the others serve, but are never chosen.
+ */
+#define AFNET_SOURCES 16
+
+struct afnet_source {
+	struct afnet_ip addr;
+	__u32 ifindex;
+	__u32 prefix_len; /* on-link prefix, counted from the first bit (IPv4: 96 more) */
+};
+
+/* Value of `sources`, key: slot. */
+struct afnet_sources {
+	struct afnet_source v4[AFNET_SOURCES];
+	struct afnet_source v6[AFNET_SOURCES];
+};
+
+/* Key of `ports` and, with `bucket`, of `listening`: a local port of a compartment (or, slot 0, of
+ * the host), on one address or on all of a family (::ffff:0.0.0.0 and ::). */
+struct afnet_port_key {
+	struct afnet_ip addr;
+	__u32 slot;
+	__u16 port;
+	__u8 protocol;
+	__u8 bucket; /* 0 in `ports` */
+};
+
+/* Sockets of one kind on a port, and which of them lack what sharing it needs. */
+struct afnet_sharers {
+	__u32 count;
+	__u32 no_reuse;	    /* without SO_REUSEADDR */
+	__u32 no_reuseport; /* without SO_REUSEPORT */
+	__u32 listening;    /* TCP: have called listen() */
+	__u32 uid;	    /* of the first */
+};
+
+/* Value of `ports`. An entry for all addresses of a family counts the sockets on single ones, too.
+ */
+struct afnet_port {
+	struct afnet_sharers own;
+	struct afnet_sharers single;
+	__u32 references;
+	__u16 port;  /* where the kernel's sockets are: the true port, TCP: a hidden one; 0: not
+			known yet */
+	__u16 flags; /* AFNET_PORT_* */
+	struct afnet_ip anchor;
+};
+
+/* Bits of afnet_port.flags. */
+#define AFNET_PORT_UNBOUND                                                                         \
+	1 /* the socket never called bind(): the kernel has it on all addresses */
+
+/* Top bit of afnet_port.references: the entry is being removed. */
+#define AFNET_PORT_DEAD 0x80000000
+
+/* Listeners of one port that can be found; of larger SO_REUSEPORT groups any this many suffice. */
+#define AFNET_LISTENERS 32
+
+/* Bits of afnet_socket.flags. */
+#define AFNET_SOCKET_ANY4      1  /* registered for all IPv4 addresses */
+#define AFNET_SOCKET_ANY6      2  /* ... IPv6 addresses */
+#define AFNET_SOCKET_SINGLE    4  /* ... for `addr` alone */
+#define AFNET_SOCKET_REUSE     8  /* had SO_REUSEADDR when it was bound */
+#define AFNET_SOCKET_REUSEPORT 16 /* had SO_REUSEPORT */
+#define AFNET_SOCKET_PENDING   32 /* to be registered when the kernel has chosen a port */
+#define AFNET_SOCKET_LISTENING 64
+#define AFNET_SOCKET_AUTO      128 /* its source was chosen at connect() */
+#define AFNET_SOCKET_BOUND     256 /* bind() was called: names are as it was told */
+
+/* Storage of a socket of a compartment, or (slot 0) of the host's UDP sockets. */
+struct afnet_socket {
+	__u64 cgroup; /* identity of the compartment beside its reusable slot */
+	__u32 slot;
+	__u32 flags;
+	__u16 port; /* what bind() was told, or the kernel has chosen; 0: not registered */
+	__u8 protocol;
+	__u8 reserved;
+	__u32 epoch;	      /* of `in` and `out` */
+	__u64 cookie;	      /* of the socket that registered; those it accepts inherit all this */
+	struct afnet_ip addr; /* what bind() was told */
+	struct afnet_ip anchor; /* what the kernel was told instead */
+	struct afnet_ip in;	/* last destination and source that were checked and good */
+	struct afnet_ip out;
+};
+
+/* Value of `refusals`, index: slot; see counters.h. */
+struct afnet_refusals {
+	__u64 count[AFNET_REFUSALS];
+};
+
+_Static_assert(sizeof(struct afnet_ip) == 16, "fixed layout");
+_Static_assert(sizeof(struct afnet_owner_prefix) == 20, "no padding in a trie key");
+_Static_assert(sizeof(struct afnet_confined) == 48, "fixed layout");
+_Static_assert(sizeof(struct afnet_source) == 24, "fixed layout");
+_Static_assert(sizeof(struct afnet_port_key) == 24, "no padding in a hash key");
+_Static_assert(sizeof(struct afnet_port) == 64, "fixed layout");
+_Static_assert(sizeof(struct afnet_socket) == 96, "fixed layout");
+
+#endif

@@ -1,0 +1,446 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * socket(), bind(), listen(), close().
+ *
+ *  asked for                    the kernel binds                          found by
+ *  TCP, a port                  the address, or the primary; port 0       sk_lookup, from
+ * `listening` TCP, UDP, port 0             the address, or the primary               the kernel;
+ * other addresses: sk_lookup UDP, a port                  the address, or the primary; that port
+ * the kernel; other addresses: sk_lookup loopback                     its alias as above an address
+ * not ours          EADDRNOTAVAIL
+ *
+ * So no two compartments, and no compartment and the host, meet in the kernel's tables: TCP
+ * listeners are at ports that nobody asked for, UDP sockets at addresses that only they have, with
+ * SO_REUSEADDR against wildcards of the host. A UDP socket of the host on all addresses gets
+ * SO_REUSEADDR in turn, when no other socket of the host is in its way.
+ */
+#ifndef AFNET_BIND_H
+#define AFNET_BIND_H
+
+#include "ports.h"
+
+#define SOL_SOCKET   1
+#define SO_REUSEADDR 2
+#define SOCK_STREAM  1
+#define SOCK_DGRAM   2
+
+/* Answers of a bind hook: go on; go on without asking for CAP_NET_BIND_SERVICE. */
+#define BIND_ALLOW	      1
+#define BIND_ALLOW_PRIVILEGED 3
+
+/* Enters the storage of a new socket of a compartment. False: it is none of ours, or there is no
+ * memory. */
+static __always_inline struct afnet_socket *adopt(void *sk, struct afnet_socket *new)
+{
+	new->slot = current_slot(&new->cgroup);
+	return bpf_sk_storage_get(&sockets, sk, new, BPF_SK_STORAGE_GET_F_CREATE);
+}
+
+/* The kernel's structure behind a socket: the verifier knows the one as a number, which may be
+ * computed with. */
+static __always_inline const struct sock *kernel_sock(void *sk)
+{
+	const struct sock *number = NULL;
+
+	bpf_probe_read_kernel(&number, sizeof(number), &sk);
+	return number;
+}
+
+static __always_inline bool ipv6_only(void *sk)
+{
+	const struct sock *s = kernel_sock(sk);
+
+	return BPF_CORE_READ_BITFIELD_PROBED(s, __sk_common.skc_ipv6only);
+}
+
+/* What it says of sharing its port, as flags. */
+static __always_inline __u32 shares(const struct sock *s)
+{
+	return (BPF_CORE_READ_BITFIELD_PROBED(s, __sk_common.skc_reuse) ? AFNET_SOCKET_REUSE : 0) |
+	       (BPF_CORE_READ_BITFIELD_PROBED(s, __sk_common.skc_reuseport) ? AFNET_SOCKET_REUSEPORT
+									    : 0);
+}
+
+static __always_inline __u32 uid_of(void *sk)
+{
+	return BPF_CORE_READ(kernel_sock(sk), sk_uid.val);
+}
+
+/* inet_port_requires_bind_service() and ns_capable(CAP_NET_BIND_SERVICE), for ports that the kernel
+ * does not see. */
+static __always_inline bool may_bind(const struct sock *sk, __u16 port)
+{
+	const struct task_struct *task = (const void *)bpf_get_current_task();
+	const struct net *net = BPF_CORE_READ(sk, __sk_common.skc_net.net);
+	const struct cred *cred;
+	__u32 capabilities = 0;
+
+	if (port >= (__u32)BPF_CORE_READ(net, ipv4.sysctl_ip_prot_sock))
+		return true;
+	cred = BPF_CORE_READ(task, cred);
+	/* The low word: the structure's name and type have changed, not where the bits are. */
+	bpf_core_read(&capabilities, sizeof(capabilities), &cred->cap_effective);
+	if (!(capabilities & 1 << 10))
+		return false;
+	return BPF_CORE_READ(cred, user_ns) == BPF_CORE_READ(net, user_ns) ||
+	       !BPF_CORE_READ(cred, user_ns, level);
+}
+
+/* Where sockets of a compartment are that asked for all addresses. */
+static __always_inline struct afnet_ip anchor_of(const struct afnet_confined *c, __u32 slot,
+						 __u32 kinds)
+{
+	if (kinds & AFNET_SOCKET_ANY4 && !is_none(&c->primary4))
+		return c->primary4;
+	if (kinds & AFNET_SOCKET_ANY6 && !is_none(&c->primary6))
+		return c->primary6;
+	return kinds & AFNET_SOCKET_ANY4 ? loopback4(slot, 1) : loopback6(slot);
+}
+
+SEC("cgroup/sock_create")
+int afnet_socket(struct bpf_sock *sk)
+{
+	struct afnet_socket new = {};
+	const struct afnet_confined *c;
+	struct afnet_socket *s;
+
+	if (bpf_get_netns_cookie(sk) != netns_cookie)
+		return 1;
+	s = adopt(sk, &new);
+	if (!s)
+		return 0;
+	/* Not below a compartment: one that was removed, or a stray directory. */
+	c = home(s);
+	if (!c)
+		return 0;
+	if (sk->protocol == IPPROTO_MPTCP)
+		return refuse(s->slot, AFNET_REFUSED_SOCKET, EPROTONOSUPPORT);
+	if ((sk->type == SOCK_STREAM && sk->protocol == IPPROTO_TCP) ||
+	    (sk->type == SOCK_DGRAM &&
+	     (sk->protocol == IPPROTO_UDP || sk->protocol == IPPROTO_ICMP ||
+	      sk->protocol == IPPROTO_ICMPV6)) ||
+	    c->flags & AFNET_CONFINED_RAW)
+		return 1;
+	return refuse(s->slot, AFNET_REFUSED_SOCKET, EPERM);
+}
+
+/* One bind(): what is asked, then what the kernel gets. */
+struct wish {
+	struct afnet_ip addr;
+	__u16 port;
+	bool all;     /* ::, not IPv6 alone */
+	bool was_any; /* of the host's hook */
+};
+
+/* Waits for the hidden port that another thread's bind() of the same port is about to get. */
+static __noinline __u16 hidden_port(struct afnet_socket *s, __u32 kind)
+{
+	for (int i = 0; i < PORT_WAITS; i++) {
+		struct afnet_port *p = port_of(s, kind);
+
+		if (!p)
+			return 0;
+		if (*(volatile __u16 *)&p->port) {
+			s->anchor = p->anchor;
+			return p->port;
+		}
+		if (p->own.count < 2)
+			return 0;
+		bpf_ktime_get_ns();
+	}
+	return 0;
+}
+
+static __always_inline int bind_socket(struct bpf_sock_addr *ctx, struct wish *w)
+{
+	struct afnet_socket new = {}, *s;
+	const struct afnet_confined *c;
+	bool tcp = ctx->protocol == IPPROTO_TCP;
+	__u32 kinds, slot;
+	int error;
+
+	if (!ctx->sk || bpf_get_netns_cookie(ctx) != netns_cookie)
+		return BIND_ALLOW;
+	s = bpf_sk_storage_get(&sockets, ctx->sk, 0, 0);
+	if (!s)
+		s = adopt(ctx->sk, &new);
+	if (!s)
+		return 0;
+	c = home(s);
+	slot = s->slot;
+	if (!c)
+		return refuse(slot, AFNET_REFUSED_BIND, EADDRNOTAVAIL);
+	/* Bound already: the kernel says EINVAL. Groups and broadcast: only for reception, by
+	 * whoever wants. */
+	if (ctx->sk->src_port || is_group(&w->addr))
+		return c->flags & AFNET_CONFINED_PRIVILEGED ? BIND_ALLOW_PRIVILEGED : BIND_ALLOW;
+	if (is_any(&w->addr))
+		kinds = is_ip4(&w->addr) ? AFNET_SOCKET_ANY4
+			: w->all	 ? AFNET_SOCKET_ANY4 | AFNET_SOCKET_ANY6
+					 : AFNET_SOCKET_ANY6;
+	else
+		kinds = AFNET_SOCKET_SINGLE;
+	if (is_loopback(&w->addr) && !to_alias(&w->addr, slot))
+		return refuse(slot, AFNET_REFUSED_BIND, EADDRNOTAVAIL);
+	if (kinds == AFNET_SOCKET_SINGLE && owner_of(&w->addr) != slot)
+		return refuse(slot, AFNET_REFUSED_BIND, EADDRNOTAVAIL);
+	/* Raw and others have no ports. */
+	if (!tcp && ctx->protocol != IPPROTO_UDP)
+		return BIND_ALLOW;
+
+	/* A bind() that the kernel refused may have left the socket in the register. */
+	unregister(s);
+	s->flags = AFNET_SOCKET_BOUND | shares(kernel_sock(ctx->sk));
+	s->protocol = ctx->protocol;
+	s->cookie = bpf_get_socket_cookie(ctx);
+	s->addr = w->addr;
+	s->anchor = kinds == AFNET_SOCKET_SINGLE ? w->addr : anchor_of(c, slot, kinds);
+	s->port = w->port;
+	if (!w->port) {
+		s->flags |= AFNET_SOCKET_PENDING;
+		w->addr = s->anchor;
+		return BIND_ALLOW;
+	}
+	if (tcp && !(c->flags & AFNET_CONFINED_PRIVILEGED) &&
+	    !may_bind(kernel_sock(ctx->sk), w->port))
+		return refuse(slot, AFNET_REFUSED_PORT, EACCES);
+	error = enroll(s, kinds, uid_of(ctx->sk));
+	if (error)
+		return refuse(slot, AFNET_REFUSED_PORT, error);
+	/* Whoever shares the port is at one place. */
+	w->port = hidden_port(s, kinds & -kinds);
+	if (!w->port && kinds == (AFNET_SOCKET_ANY4 | AFNET_SOCKET_ANY6))
+		w->port = hidden_port(s, AFNET_SOCKET_ANY6);
+	w->addr = s->anchor;
+	if (tcp) {
+		if (!w->port)
+			s->flags |= AFNET_SOCKET_PENDING;
+	} else {
+		int one = 1;
+
+		w->port = s->port;
+		if (bpf_setsockopt(ctx, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)))
+			return refuse(slot, AFNET_REFUSED_PORT, EADDRINUSE);
+		place(s, s->port, 0);
+	}
+	return c->flags & AFNET_CONFINED_PRIVILEGED ? BIND_ALLOW_PRIVILEGED : BIND_ALLOW;
+}
+
+SEC("cgroup/bind4")
+int afnet_bind4(struct bpf_sock_addr *ctx)
+{
+	struct wish w = {.addr = ip4(ctx->user_ip4), .port = bpf_ntohs(ctx->user_port)};
+	int answer = bind_socket(ctx, &w);
+
+	if (answer) {
+		ctx->user_ip4 = w.addr.word[3];
+		ctx->user_port = bpf_htons(w.port);
+	}
+	return answer;
+}
+
+static __always_inline struct afnet_ip user_ip6(const struct bpf_sock_addr *ctx)
+{
+	struct afnet_ip ip = {
+		.word = {ctx->user_ip6[0], ctx->user_ip6[1], ctx->user_ip6[2], ctx->user_ip6[3]}};
+
+	return ip;
+}
+
+static __always_inline void set_user_ip6(struct bpf_sock_addr *ctx, const struct afnet_ip *ip)
+{
+	ctx->user_ip6[0] = ip->word[0];
+	ctx->user_ip6[1] = ip->word[1];
+	ctx->user_ip6[2] = ip->word[2];
+	ctx->user_ip6[3] = ip->word[3];
+}
+
+SEC("cgroup/bind6")
+int afnet_bind6(struct bpf_sock_addr *ctx)
+{
+	struct wish w = {.addr = user_ip6(ctx), .port = bpf_ntohs(ctx->user_port)};
+	int answer;
+
+	w.all = ctx->sk && !ipv6_only(ctx->sk);
+	answer = bind_socket(ctx, &w);
+	if (answer) {
+		set_user_ip6(ctx, &w.addr);
+		ctx->user_port = bpf_htons(w.port);
+	}
+	return answer;
+}
+
+/* What the socket asked for, as kinds. */
+static __always_inline __u32 kinds_of(const struct afnet_socket *s, bool all)
+{
+	if (!is_any(&s->addr))
+		return AFNET_SOCKET_SINGLE;
+	if (is_ip4(&s->addr))
+		return AFNET_SOCKET_ANY4;
+	return all ? AFNET_SOCKET_ANY4 | AFNET_SOCKET_ANY6 : AFNET_SOCKET_ANY6;
+}
+
+/* The kernel has bound the socket: now its port is known. */
+static __always_inline int bound(struct bpf_sock *sk)
+{
+	struct afnet_socket *s = bpf_sk_storage_get(&sockets, sk, 0, 0);
+	__u16 port = sk->src_port;
+	int error;
+
+	if (!s || !s->slot || !(s->flags & AFNET_SOCKET_PENDING))
+		return 1;
+	s->flags &= ~AFNET_SOCKET_PENDING;
+	if (!s->port) {
+		s->port = port;
+		error = enroll(s, kinds_of(s, !ipv6_only(sk)), uid_of(sk));
+		if (error)
+			return refuse(s->slot, AFNET_REFUSED_PORT, error);
+	}
+	place(s, port, 0);
+	return 1;
+}
+
+SEC("cgroup/post_bind4")
+int afnet_bound4(struct bpf_sock *sk)
+{
+	return bound(sk);
+}
+
+SEC("cgroup/post_bind6")
+int afnet_bound6(struct bpf_sock *sk)
+{
+	return bound(sk);
+}
+
+SEC("cgroup/sock_release")
+int afnet_close(struct bpf_sock *sk)
+{
+	struct afnet_socket *s = bpf_sk_storage_get(&sockets, sk, 0, 0);
+
+	/* What an accepted socket has inherited is its listener's. */
+	if (s && s->slot && s->port && s->cookie == bpf_get_socket_cookie(sk))
+		unregister(s);
+	return 1;
+}
+
+/* listen(): from now on sk_lookup can find it. A socket that never called bind() is on all
+ * addresses. */
+SEC("sockops")
+int afnet_listen(struct bpf_sock_ops *ops)
+{
+	struct afnet_port_key key;
+	struct afnet_socket *s;
+	struct bpf_sock *sk = ops->sk;
+
+	if (ops->op != BPF_SOCK_OPS_TCP_LISTEN_CB || !sk)
+		return 1;
+	s = bpf_sk_storage_get(&sockets, sk, 0, 0);
+	if (!s || !home(s))
+		return 1;
+	if (!s->port) {
+		bool all = ops->family == AF_INET6 && !ipv6_only(sk);
+
+		s->addr = ops->family == AF_INET ? ip4(0) : (struct afnet_ip){};
+		s->port = ops->local_port;
+		s->protocol = IPPROTO_TCP;
+		s->cookie = bpf_get_socket_cookie(ops);
+		if (enroll(s, kinds_of(s, all), uid_of(sk)))
+			return 1;
+		place(s, s->port, AFNET_PORT_UNBOUND);
+	}
+	for (__u32 kind = AFNET_SOCKET_ANY4; kind <= AFNET_SOCKET_SINGLE; kind <<= 1) {
+		struct afnet_port *p;
+
+		if (!(s->flags & kind))
+			continue;
+		key = port_key(s, &s->addr);
+		if (kind == AFNET_SOCKET_ANY4)
+			key.addr = ip4(0);
+		for (int i = 0; i < AFNET_LISTENERS; i++) {
+			key.bucket = i;
+			if (!bpf_sock_hash_update(ops, &listening, &key, BPF_NOEXIST))
+				break;
+			if (i == AFNET_LISTENERS - 1) {
+				key.bucket = s->cookie % AFNET_LISTENERS;
+				bpf_sock_hash_update(ops, &listening, &key, BPF_ANY);
+			}
+		}
+		key.bucket = 0;
+		p = bpf_map_lookup_elem(&ports, &key);
+		if (p && !(s->flags & AFNET_SOCKET_LISTENING))
+			__sync_fetch_and_add(&p->own.listening, 1);
+		if (kind != AFNET_SOCKET_SINGLE)
+			continue;
+		key.addr = any_of(&s->addr);
+		p = bpf_map_lookup_elem(&ports, &key);
+		if (p && !(s->flags & AFNET_SOCKET_LISTENING))
+			__sync_fetch_and_add(&p->single.listening, 1);
+	}
+	s->flags |= AFNET_SOCKET_LISTENING;
+	return 1;
+}
+
+/* The host's own UDP sockets, attached at the root of all cgroups. */
+static __always_inline int bind_host(struct bpf_sock_addr *ctx, const struct afnet_ip *addr,
+				     bool all)
+{
+	struct afnet_socket new = {}, *s;
+	__u32 kinds = AFNET_SOCKET_SINGLE;
+	int error, one = 1;
+
+	if (ctx->protocol != IPPROTO_UDP || !ctx->user_port || !ctx->sk || ctx->sk->src_port ||
+	    is_group(addr) || bpf_get_netns_cookie(ctx) != netns_cookie)
+		return BIND_ALLOW;
+	s = bpf_sk_storage_get(&sockets, ctx->sk, &new, BPF_SK_STORAGE_GET_F_CREATE);
+	/* A compartment's: its own hook has seen it. */
+	if (!s || s->slot)
+		return BIND_ALLOW;
+	unregister(s);
+	s->flags = shares(kernel_sock(ctx->sk));
+	s->protocol = IPPROTO_UDP;
+	s->cookie = bpf_get_socket_cookie(ctx);
+	s->addr = *addr;
+	s->port = bpf_ntohs(ctx->user_port);
+	if (is_any(addr))
+		kinds = is_ip4(addr) ? AFNET_SOCKET_ANY4
+			: all	     ? AFNET_SOCKET_ANY4 | AFNET_SOCKET_ANY6
+				     : AFNET_SOCKET_ANY6;
+	error = enroll(s, kinds, uid_of(ctx->sk));
+	if (error == EADDRINUSE) {
+		bpf_set_retval(-error);
+		return 0;
+	}
+	/* The register knows of no other of the host's; one from before it was kept still collides
+	 * in the kernel. */
+	if (!error && kinds != AFNET_SOCKET_SINGLE && !(s->flags & AFNET_SOCKET_REUSE))
+		bpf_setsockopt(ctx, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+	return BIND_ALLOW;
+}
+
+SEC("cgroup/bind4")
+int afnet_host_bind4(struct bpf_sock_addr *ctx)
+{
+	struct afnet_ip addr = ip4(ctx->user_ip4);
+
+	return bind_host(ctx, &addr, false);
+}
+
+SEC("cgroup/bind6")
+int afnet_host_bind6(struct bpf_sock_addr *ctx)
+{
+	struct afnet_ip addr = user_ip6(ctx);
+
+	return bind_host(ctx, &addr, ctx->sk && !ipv6_only(ctx->sk));
+}
+
+SEC("cgroup/sock_release")
+int afnet_host_close(struct bpf_sock *sk)
+{
+	struct afnet_socket *s = bpf_sk_storage_get(&sockets, sk, 0, 0);
+
+	if (s && !s->slot && s->port)
+		unregister(s);
+	return 1;
+}
+
+#endif

@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The few fields of kernel structures that the kernel path reads, relocated when the programs are
+ * loaded (CO-RE). Names ending in ___X are other versions of the same structure.
+ */
+#ifndef AFNET_KERNEL_H
+#define AFNET_KERNEL_H
+
+#include <linux/types.h>
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+struct user_namespace {
+	int level;
+};
+
+typedef struct {
+	__u32 val;
+} kuid_t;
+
+/* A set of bits: an array of two words before 6.3, one of 64 bits now. */
+typedef struct {
+} kernel_cap_t;
+
+struct cred {
+	kernel_cap_t cap_effective;
+	struct user_namespace *user_ns;
+};
+
+struct task_struct {
+	const struct cred *cred;
+};
+
+struct netns_ipv4 {
+	int sysctl_ip_prot_sock;
+};
+
+struct net {
+	struct user_namespace *user_ns;
+	__u64 net_cookie;
+	struct netns_ipv4 ipv4;
+};
+
+typedef struct {
+	struct net *net;
+} possible_net_t;
+
+struct sock_common {
+	unsigned char skc_reuse : 4;
+	unsigned char skc_reuseport : 1;
+	unsigned char skc_ipv6only : 1;
+	possible_net_t skc_net;
+};
+
+struct sock {
+	struct sock_common __sk_common;
+	kuid_t sk_uid;
+};
+
+struct ipv6_pinfo {
+	union {
+		struct {
+			__u16 rxinfo : 1;
+		} bits;
+	} rxopt;
+};
+
+struct inet_sock {
+	struct ipv6_pinfo *pinet6;
+	unsigned long inet_flags;
+};
+
+/* Before 6.6. */
+struct inet_sock___old {
+	__u8 cmsg_flags;
+};
+
+#pragma clang attribute pop
+
+#endif

@@ -1,0 +1,266 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The register of local ports: who in a compartment has which port on which address. The kernel's
+ * own register cannot answer that, since its sockets are elsewhere (TCP: at a hidden port) or share
+ * what they would not (UDP: SO_REUSEADDR is forced on them, against the wildcard sockets of the
+ * host).
+ *
+ * A socket on one address stands in two entries: that of the address, among `own`, and that of all
+ * the family's addresses, among `single`. So a socket on all addresses finds those it collides
+ * with, and they find it.
+ *
+ * Rules of sharing: inet_csk_bind_conflict() in net/ipv4/inet_connection_sock.c,
+ * udp_lib_lport_inuse() in net/ipv4/udp.c.
+ */
+#ifndef AFNET_PORTS_H
+#define AFNET_PORTS_H
+
+#include "confine.h"
+
+/* Times that an entry is looked for anew because it was being removed. */
+#define PORT_TRIES 4
+
+/* Waits for the port that the kernel chooses for another thread's bind(): some 20 us in all. */
+#define PORT_WAITS 256
+
+/* Who wants a port. */
+struct claimant {
+	__u32 uid;
+	bool reuse;
+	bool reuseport;
+	bool tcp;
+};
+
+static __always_inline struct afnet_port_key port_key(const struct afnet_socket *s,
+						      const struct afnet_ip *addr)
+{
+	struct afnet_port_key key = {
+		.addr = *addr, .slot = s->slot, .port = s->port, .protocol = s->protocol};
+
+	return key;
+}
+
+/* The key for all addresses of the family of `addr`. */
+static __always_inline struct afnet_ip any_of(const struct afnet_ip *addr)
+{
+	struct afnet_ip any = {};
+
+	return is_ip4(addr) ? ip4(0) : any;
+}
+
+/* Whether `who`, already counted in if `counted`, may not be beside the others. */
+static __always_inline bool collides(const struct afnet_sharers *with, const struct claimant *who,
+				     bool counted)
+{
+	if (with->count <= counted)
+		return false;
+	if (who->reuse && !with->no_reuse && !(who->tcp && with->listening))
+		return false;
+	return !(who->reuseport && !with->no_reuseport && with->uid == who->uid);
+}
+
+static __always_inline void leave(struct afnet_sharers *group, const struct claimant *who,
+				  bool listening)
+{
+	if (!who->reuse)
+		__sync_fetch_and_add(&group->no_reuse, -1);
+	if (!who->reuseport)
+		__sync_fetch_and_add(&group->no_reuseport, -1);
+	if (listening)
+		__sync_fetch_and_add(&group->listening, -1);
+	__sync_fetch_and_add(&group->count, -1);
+}
+
+/* Gives a reference up; the last one removes the entry. */
+static __always_inline void put_port(struct afnet_port *p, const struct afnet_port_key *key)
+{
+	for (int i = 0; i < 16; i++) {
+		__u32 references = *(volatile __u32 *)&p->references;
+		__u32 left = references == 1 ? AFNET_PORT_DEAD : references - 1;
+
+		if (__sync_val_compare_and_swap(&p->references, references, left) != references)
+			continue;
+		if (left == AFNET_PORT_DEAD)
+			bpf_map_delete_elem(&ports, key);
+		return;
+	}
+	__sync_fetch_and_add(&p->references, -1);
+}
+
+/* The entry, made if need be, with a reference. */
+static __always_inline struct afnet_port *get_port(const struct afnet_port_key *key)
+{
+	for (int i = 0; i < PORT_TRIES; i++) {
+		struct afnet_port *p = bpf_map_lookup_elem(&ports, key);
+
+		if (!p) {
+			struct afnet_port none = {};
+
+			bpf_map_update_elem(&ports, key, &none, BPF_NOEXIST);
+			p = bpf_map_lookup_elem(&ports, key);
+			if (!p)
+				return NULL;
+		}
+		if (!(__sync_fetch_and_add(&p->references, 1) & AFNET_PORT_DEAD))
+			return p;
+		bpf_map_delete_elem(&ports, key);
+	}
+	return NULL;
+}
+
+/* Enters `who` into an entry: 0, or the errno. The order of the counting makes one of two colliding
+ * threads fail. */
+static __noinline int take_port(const struct afnet_port_key *key, const struct claimant *who,
+				bool single)
+{
+	struct afnet_port *p = get_port(key);
+	struct afnet_sharers *group;
+
+	if (!p)
+		return ENOBUFS;
+	group = single ? &p->single : &p->own;
+	if (!who->reuse)
+		__sync_fetch_and_add(&group->no_reuse, 1);
+	if (!who->reuseport)
+		__sync_fetch_and_add(&group->no_reuseport, 1);
+	if (!__sync_fetch_and_add(&group->count, 1))
+		group->uid = who->uid;
+	/* Sockets on single addresses collide among themselves in the entries of these addresses.
+	 */
+	if (collides(&p->own, who, !single) || (!single && collides(&p->single, who, false))) {
+		leave(group, who, false);
+		put_port(p, key);
+		return EADDRINUSE;
+	}
+	return 0;
+}
+
+static __noinline int leave_port(const struct afnet_port_key *key, const struct claimant *who,
+				 __u32 flags)
+{
+	struct afnet_port *p = bpf_map_lookup_elem(&ports, key);
+
+	if (!p)
+		return 0;
+	leave(flags & AFNET_SOCKET_SINGLE ? &p->single : &p->own, who,
+	      flags & AFNET_SOCKET_LISTENING);
+	put_port(p, key);
+	return 0;
+}
+
+static __always_inline struct claimant claimant_of(const struct afnet_socket *s)
+{
+	struct claimant who = {
+		.reuse = s->flags & AFNET_SOCKET_REUSE,
+		.reuseport = s->flags & AFNET_SOCKET_REUSEPORT,
+		.tcp = s->protocol == IPPROTO_TCP,
+	};
+
+	return who;
+}
+
+/* Takes a socket out of the register. */
+static __noinline int unregister(struct afnet_socket *s)
+{
+	struct claimant who = claimant_of(s);
+	struct afnet_ip none = {}, four = ip4(0);
+	struct afnet_port_key key;
+	__u32 flags = s->flags;
+
+	if (flags & AFNET_SOCKET_ANY4) {
+		key = port_key(s, &four);
+		leave_port(&key, &who, flags & ~AFNET_SOCKET_SINGLE);
+	}
+	if (flags & AFNET_SOCKET_ANY6) {
+		key = port_key(s, &none);
+		leave_port(&key, &who, flags & ~AFNET_SOCKET_SINGLE);
+	}
+	if (flags & AFNET_SOCKET_SINGLE) {
+		key = port_key(s, &s->addr);
+		leave_port(&key, &who, flags & ~AFNET_SOCKET_SINGLE);
+		four = any_of(&s->addr);
+		key = port_key(s, &four);
+		leave_port(&key, &who, flags);
+	}
+	s->flags = flags & ~(AFNET_SOCKET_ANY4 | AFNET_SOCKET_ANY6 | AFNET_SOCKET_SINGLE |
+			     AFNET_SOCKET_LISTENING);
+	s->port = 0;
+	return 0;
+}
+
+/*
+ * Enters a socket, whose `port`, `addr` and `protocol` are set, as one on all addresses of the
+ * families or on `addr` alone: 0, or the errno.
+ */
+static __noinline int enroll(struct afnet_socket *s, __u32 kinds, __u32 uid)
+{
+	struct claimant who = claimant_of(s);
+	struct afnet_ip none = {}, four = ip4(0);
+	struct afnet_port_key key;
+	int error = 0;
+
+	who.uid = uid;
+	if (kinds & AFNET_SOCKET_ANY4) {
+		key = port_key(s, &four);
+		error = take_port(&key, &who, false);
+		if (!error)
+			s->flags |= AFNET_SOCKET_ANY4;
+	}
+	if (!error && kinds & AFNET_SOCKET_ANY6) {
+		key = port_key(s, &none);
+		error = take_port(&key, &who, false);
+		if (!error)
+			s->flags |= AFNET_SOCKET_ANY6;
+	}
+	if (!error && kinds & AFNET_SOCKET_SINGLE) {
+		key = port_key(s, &s->addr);
+		error = take_port(&key, &who, false);
+		if (!error) {
+			four = any_of(&s->addr);
+			key = port_key(s, &four);
+			error = take_port(&key, &who, true);
+			if (!error) {
+				s->flags |= AFNET_SOCKET_SINGLE;
+			} else {
+				key = port_key(s, &s->addr);
+				leave_port(&key, &who, 0);
+			}
+		}
+	}
+	if (error)
+		unregister(s);
+	return error;
+}
+
+/* The entry that says where the kernel has sockets like this one. */
+static __always_inline struct afnet_port *port_of(const struct afnet_socket *s, __u32 kind)
+{
+	struct afnet_ip none = {};
+	struct afnet_port_key key = port_key(s, &none);
+
+	if (kind == AFNET_SOCKET_ANY4)
+		key.addr = ip4(0);
+	else if (kind == AFNET_SOCKET_SINGLE)
+		key.addr = s->addr;
+	return bpf_map_lookup_elem(&ports, &key);
+}
+
+/* Says where the kernel has the socket: for those that join it, and for who looks for it. */
+static __noinline int place(struct afnet_socket *s, __u16 port, __u32 flags)
+{
+	for (__u32 kind = AFNET_SOCKET_ANY4; kind <= AFNET_SOCKET_SINGLE; kind <<= 1) {
+		struct afnet_port *p;
+
+		if (!(s->flags & kind))
+			continue;
+		p = port_of(s, kind);
+		if (p && (!p->port || p->own.count == 1)) {
+			p->anchor = s->anchor;
+			p->flags = flags;
+			p->port = port;
+		}
+	}
+	return 0;
+}
+
+#endif

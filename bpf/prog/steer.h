@@ -1,0 +1,198 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * From a packet's destination to the socket of the compartment: sk_lookup.
+ *
+ *  1. an address of no compartment                    -> the kernel's own look-up
+ *  2. TCP: a listener on the address, else one on all -> that one, wherever the kernel has it
+ *  3. UDP: a socket on the address                    -> the kernel's own look-up, which finds it
+ *  4. UDP: one on all addresses                       -> likewise, at the address where the kernel
+ * has it; else that one
+ *  5. nothing listens                                 -> no socket: the host's on all addresses is
+ * not meant
+ *
+ * The kernel asks only when no established or connected socket matches. TCP listeners enter
+ * `listening` by themselves (bind.h). A UDP socket cannot; the program at the ingress of the
+ * device, of `lo` and of the host link enters it when the first datagram comes that needs it.
+ */
+#ifndef AFNET_STEER_H
+#define AFNET_STEER_H
+
+#include <linux/if_ether.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/pkt_cls.h>
+#include <linux/udp.h>
+#include "names.h"
+
+/* Gives the packet to one of the listeners of a port. */
+static __always_inline bool assign(struct bpf_sk_lookup *ctx, struct afnet_port_key *key)
+{
+	for (int i = 0; i < AFNET_LISTENERS; i++) {
+		struct bpf_sock *sk;
+		long error;
+
+		key->bucket = i;
+		sk = bpf_map_lookup_elem(&listening, key);
+		if (!sk)
+			continue;
+		error = bpf_sk_assign(ctx, sk, 0);
+		bpf_sk_release(sk);
+		if (!error)
+			return true;
+	}
+	return false;
+}
+
+SEC("sk_lookup")
+int afnet_lookup(struct bpf_sk_lookup *ctx)
+{
+	struct afnet_port_key key = {};
+	const struct afnet_port *p;
+	struct afnet_ip to;
+	__u32 slot;
+
+	if (ctx->family == AF_INET) {
+		to = ip4(ctx->local_ip4);
+	} else {
+		to.word[0] = ctx->local_ip6[0];
+		to.word[1] = ctx->local_ip6[1];
+		to.word[2] = ctx->local_ip6[2];
+		to.word[3] = ctx->local_ip6[3];
+	}
+	slot = owner_of(&to);
+	if (!slot)
+		return SK_PASS;
+	key.slot = slot;
+	key.port = ctx->local_port;
+	key.protocol = ctx->protocol;
+	if (ctx->protocol == IPPROTO_TCP) {
+		key.addr = to;
+		if (assign(ctx, &key))
+			return SK_PASS;
+		key.addr = any_of(&to);
+		if (assign(ctx, &key))
+			return SK_PASS;
+		/* SO_REUSEPORT aside, listeners on no address of their own (AFNET_PORT_UNBOUND) are
+		 * found here, too. */
+		refused(slot, AFNET_DROP_UNHEARD);
+		return SK_DROP;
+	}
+	key.addr = any_of(&to);
+	p = bpf_map_lookup_elem(&ports, &key);
+	if (p && p->own.count && (p->flags & AFNET_PORT_UNBOUND || same_ip(&p->anchor, &to)))
+		return SK_PASS;
+	if (p && p->single.count) {
+		const struct afnet_port *exact;
+
+		key.addr = to;
+		exact = bpf_map_lookup_elem(&ports, &key);
+		if (exact && exact->own.count)
+			return SK_PASS;
+		key.addr = any_of(&to);
+	}
+	if (p && p->own.count && assign(ctx, &key))
+		return SK_PASS;
+	refused(slot, AFNET_DROP_UNHEARD);
+	return SK_DROP;
+}
+
+/* Finds a UDP socket by where the kernel has it. */
+static __always_inline struct bpf_sock *find_udp(struct __sk_buff *skb,
+						 const struct afnet_ip *anchor,
+						 const struct afnet_ip *from, __be16 port,
+						 __be16 from_port)
+{
+	struct bpf_sock_tuple tuple = {};
+
+	if (is_ip4(anchor)) {
+		tuple.ipv4.saddr = from->word[3];
+		tuple.ipv4.daddr = anchor->word[3];
+		tuple.ipv4.sport = from_port;
+		tuple.ipv4.dport = port;
+		return bpf_sk_lookup_udp(skb, &tuple, sizeof(tuple.ipv4), BPF_F_CURRENT_NETNS, 0);
+	}
+	__builtin_memcpy(tuple.ipv6.saddr, from, sizeof(tuple.ipv6.saddr));
+	__builtin_memcpy(tuple.ipv6.daddr, anchor, sizeof(tuple.ipv6.daddr));
+	tuple.ipv6.sport = from_port;
+	tuple.ipv6.dport = port;
+	return bpf_sk_lookup_udp(skb, &tuple, sizeof(tuple.ipv6), BPF_F_CURRENT_NETNS, 0);
+}
+
+SEC("tc")
+int afnet_enter(struct __sk_buff *skb)
+{
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	struct afnet_port_key key = {.protocol = IPPROTO_UDP};
+	const struct afnet_port *p;
+	struct afnet_ip to, from;
+	struct afnet_socket *s;
+	struct bpf_sock *sk;
+	struct udphdr *udp;
+	bool connected;
+
+	if (skb->protocol == bpf_htons(ETH_P_IP)) {
+		struct iphdr *ip = data + ETH_HLEN;
+
+		if ((void *)(ip + 1) > end || ip->protocol != IPPROTO_UDP ||
+		    ip->frag_off & bpf_htons(0x1fff))
+			return TC_ACT_UNSPEC;
+		to = ip4(ip->daddr);
+		from = ip4(ip->saddr);
+		udp = (void *)ip + ip->ihl * 4;
+	} else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
+		struct ipv6hdr *ip = data + ETH_HLEN;
+
+		if ((void *)(ip + 1) > end)
+			return TC_ACT_UNSPEC;
+		__builtin_memcpy(&to, &ip->daddr, sizeof(to));
+		__builtin_memcpy(&from, &ip->saddr, sizeof(from));
+		udp = (void *)(ip + 1);
+		if (ip->nexthdr == IPPROTO_FRAGMENT) {
+			struct frag_hdr {
+				__u8 next;
+				__u8 reserved;
+				__be16 offset;
+				__be32 id;
+			} *fragment = (void *)udp;
+
+			if ((void *)(fragment + 1) > end || fragment->next != IPPROTO_UDP ||
+			    fragment->offset & bpf_htons(0xfff8))
+				return TC_ACT_UNSPEC;
+			udp = (void *)(fragment + 1);
+		} else if (ip->nexthdr != IPPROTO_UDP) {
+			return TC_ACT_UNSPEC;
+		}
+	} else {
+		return TC_ACT_UNSPEC;
+	}
+	if ((void *)(udp + 1) > end)
+		return TC_ACT_UNSPEC;
+	key.slot = owner_of(&to);
+	if (!key.slot)
+		return TC_ACT_UNSPEC;
+	key.addr = any_of(&to);
+	key.port = bpf_ntohs(udp->dest);
+	p = bpf_map_lookup_elem(&ports, &key);
+	if (!p || !p->own.count || p->flags & AFNET_PORT_UNBOUND || same_ip(&p->anchor, &to))
+		return TC_ACT_UNSPEC;
+	sk = bpf_map_lookup_elem(&listening, &key);
+	if (sk) {
+		/* Connected meanwhile, it is not for everybody any more. */
+		connected = sk->state == STATE_ESTABLISHED;
+		bpf_sk_release(sk);
+		if (!connected)
+			return TC_ACT_UNSPEC;
+	}
+	to = p->anchor;
+	sk = find_udp(skb, &to, &from, bpf_htons(p->port), udp->source);
+	if (!sk)
+		return TC_ACT_UNSPEC;
+	s = bpf_sk_storage_get(&sockets, sk, 0, 0);
+	if (s && s->slot == key.slot && s->flags & (AFNET_SOCKET_ANY4 | AFNET_SOCKET_ANY6) &&
+	    sk->state != STATE_ESTABLISHED)
+		bpf_map_update_elem(&listening, &key, sk, BPF_ANY);
+	bpf_sk_release(sk);
+	return TC_ACT_UNSPEC;
+}
+
+#endif
