@@ -1,6 +1,6 @@
-//! Addresses on the kernel's devices.
+//! Addresses on the kernel's devices, `lo` included.
 //!
-//! A compartment's address goes to the device as /32 or /128, without a route for its prefix: the host's own routes
+//! A compartment's address goes to its device as /32 or /128, without a route for its prefix: the host's own routes
 //! stay as they are. It carries the protocol number [`PROTOCOL`], which tells ours from the host's (and shows in
 //! `ip addr`). IPv6 ones are deprecated from the start, so that the host does not choose them as a source of its own
 //! traffic (RFC 6724 rule 3); whoever binds to one may use it all the same.
@@ -10,7 +10,8 @@ use std::net::IpAddr;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{
-    AddressAttribute, AddressFlags, AddressMessage, AddressProtocol, AddressScope, CacheInfo,
+    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressProtocol, AddressScope,
+    CacheInfo,
 };
 
 use super::{Error, Netlink, family};
@@ -30,24 +31,28 @@ pub struct KernelAddress {
     pub prefix_len: u8,
     /// Put there by an afnetd.
     pub ours: bool,
+    /// Not to be chosen as a source.
+    pub deprecated: bool,
 }
 
 impl KernelAddress {
     pub(super) fn parse(message: &AddressMessage) -> Option<Self> {
         let mut local = None;
         let mut address = None;
-        let mut ours = false;
+        let (mut ours, mut deprecated) =
+            (false, message.header.flags.contains(AddressHeaderFlags::Deprecated));
         for attribute in &message.attributes {
             match attribute {
                 // Of a point-to-point link ADDRESS is the peer's and LOCAL ours; IPv6 has ADDRESS alone.
                 AddressAttribute::Local(a) => local = Some(*a),
                 AddressAttribute::Address(a) => address = Some(*a),
                 AddressAttribute::Protocol(p) => ours = u8::from(*p) == PROTOCOL,
+                AddressAttribute::Flags(flags) => deprecated = flags.contains(AddressFlags::Deprecated),
                 _ => {}
             }
         }
         let (ifindex, prefix_len) = (message.header.index, message.header.prefix_len);
-        Some(Self { ifindex, address: local.or(address)?, prefix_len, ours })
+        Some(Self { ifindex, address: local.or(address)?, prefix_len, ours, deprecated })
     }
 }
 

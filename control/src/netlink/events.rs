@@ -11,13 +11,11 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use super::addr::KernelAddress;
 use super::link::Link;
 use super::neigh::Neighbour;
-use super::split;
+use super::{local, split};
 
 /// Bytes of events that may wait; a thousand addresses make some 500 KB. Overruns are noticed and cost a new look at
 /// everything.
 const BACKLOG: usize = 8 << 20;
-/// RT_TABLE_LOCAL: the kernel's own entries, one for each address.
-const TABLE_LOCAL: u32 = 255;
 
 /// A change.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,7 +65,7 @@ impl Events {
             socket.add_membership(group)?;
         }
         socket.set_non_blocking(true)?;
-        Ok(Self { socket, buffer: vec![0; super::BUFFER] })
+        Ok(Self { socket, buffer: vec![0; super::exchange::BUFFER] })
     }
 
     /// Everything that has happened since the last call.
@@ -127,7 +125,7 @@ fn parse(bytes: &[u8]) -> Option<Event> {
                 RouteAttribute::Table(table) => Some(*table),
                 _ => None,
             });
-            if table.unwrap_or(u32::from(route.header.table)) == TABLE_LOCAL {
+            if table.unwrap_or(u32::from(route.header.table)) == u32::from(local::TABLE) {
                 return None;
             }
             Event::Routes

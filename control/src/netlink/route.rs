@@ -13,7 +13,7 @@ use super::{Error, Netlink, family, route_address};
 use crate::registry::{Prefix, bits};
 
 /// RTPROT of the routes that the daemon makes; not in iproute2's table, so `ip route` shows the number.
-const PROTOCOL: u8 = 0xaf;
+pub(super) const PROTOCOL: u8 = 0xaf;
 
 /// A question to the FIB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

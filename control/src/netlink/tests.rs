@@ -1,20 +1,22 @@
 //! Against the kernel, in a network namespace of the test thread's own.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
+use super::addr::KernelAddress;
 use super::events::{Event, Events};
 use super::host_link::HostLink;
 use super::link::VethPair;
+use super::local::{LOOPBACK, LocalRoute};
 use super::neigh::State;
 use super::route::{Kind, RouteQuery};
 use super::*;
 use crate::registry::Prefix;
 
 /// Runs `test` on a thread with an empty network namespace; it goes with the thread.
-fn in_namespace(test: impl FnOnce() + Send) {
+pub(super) fn in_namespace(test: impl FnOnce() + Send) {
     thread::scope(|scope| {
         let result = scope
             .spawn(|| {
@@ -29,8 +31,16 @@ fn in_namespace(test: impl FnOnce() + Send) {
     });
 }
 
-fn ip(text: &str) -> IpAddr {
+pub(super) fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
+}
+
+/// Waits until the kernel takes an address for its own: IPv6 ones get their route from a work queue.
+pub(super) fn is_local(netlink: &mut Netlink, address: IpAddr) {
+    let query = RouteQuery { dst: address, src: None, oif: None };
+    afnet_tests::wait::until_true("the address to have its route", || {
+        netlink.route(&query).is_ok_and(|found| found.kind == Kind::Local)
+    });
 }
 
 /// A pair `a` - `b`, both up; returns the index of `a`.
@@ -103,6 +113,73 @@ fn routes_are_those_of_the_kernel() {
         assert_eq!(netlink.route(&query("192.0.2.10")).unwrap().kind, Kind::Local);
         let foreign = RouteQuery { src: Some(ip("192.0.2.99")), ..query("192.0.2.10") };
         assert!(netlink.route(&foreign).is_err(), "a source that the kernel does not hold");
+    });
+}
+
+#[test]
+fn a_prefix_is_the_kernels_while_it_has_a_local_route() {
+    in_namespace(|| {
+        let mut netlink = Netlink::open().unwrap();
+        let index = pair(&mut netlink);
+        netlink.set_up(LOOPBACK).unwrap();
+        let prefix = |text: &str, len| Prefix { address: ip(text), len };
+        for (prefix, inside) in [
+            (prefix("198.51.100.16", 28), "198.51.100.20:0"),
+            (prefix("2001:db8:1::", 64), "[2001:db8:1::5]:0"),
+        ] {
+            let (here, there) = (LocalRoute { prefix, device: index }, LocalRoute { prefix, device: 99 });
+            for route in [here, there, here] {
+                netlink.add_local_route(route).unwrap();
+            }
+            let mut all = netlink.local_routes().unwrap();
+            all.sort_by_key(|r| r.device);
+            assert_eq!(all, [here, there]);
+            // Either one suffices.
+            netlink.del_local_route(there).unwrap();
+            netlink.del_local_route(there).unwrap();
+            let to: SocketAddr = inside.parse().unwrap();
+            let query = RouteQuery { dst: to.ip(), src: None, oif: None };
+            assert_eq!(netlink.route(&query).unwrap().kind, Kind::Local);
+            let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+            let server = TcpListener::bind(any).unwrap();
+            let to = SocketAddr::new(to.ip(), server.local_addr().unwrap().port());
+            let client = TcpStream::connect(to).unwrap();
+            assert_eq!(client.peer_addr().unwrap(), to);
+            netlink.del_local_route(here).unwrap();
+            assert!(netlink.local_routes().unwrap().is_empty());
+            assert!(netlink.route(&query).is_err(), "{to}");
+        }
+        // What others have made is not ours, nor in our way.
+        netlink.add_address(LOOPBACK, ip("192.0.2.1")).unwrap();
+        let all = LocalRoute { prefix: prefix("192.0.2.1", 32), device: index };
+        netlink.add_local_route(all).unwrap();
+        assert_eq!(netlink.local_routes().unwrap(), [all]);
+        netlink.del_local_route(all).unwrap();
+        let query = RouteQuery { dst: ip("192.0.2.1"), src: None, oif: None };
+        assert_eq!(netlink.route(&query).unwrap().kind, Kind::Local);
+    });
+}
+
+#[test]
+fn addresses_of_lo_are_no_sources_by_themselves() {
+    in_namespace(|| {
+        let mut netlink = Netlink::open().unwrap();
+        netlink.set_up(LOOPBACK).unwrap();
+        let address = ip("fdaf:6e65:7400::102");
+        netlink.add_address(LOOPBACK, address).unwrap();
+        assert_eq!(netlink.add_address(LOOPBACK, address).unwrap_err().errno, Errno::EXIST);
+        let wanted =
+            KernelAddress { ifindex: LOOPBACK, address, prefix_len: 128, ours: true, deprecated: true };
+        assert!(netlink.addresses().unwrap().contains(&wanted));
+        is_local(&mut netlink, address);
+        // Usable, but chosen for nobody who has not asked.
+        let server = TcpListener::bind((address, 0)).unwrap();
+        let client = TcpStream::connect(server.local_addr().unwrap()).unwrap();
+        assert_eq!(client.peer_addr().unwrap().ip(), address);
+        let client = TcpStream::connect((ip("::1"), server.local_addr().unwrap().port()));
+        assert_eq!(client.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        netlink.del_address(LOOPBACK, address).unwrap();
+        assert!(!netlink.addresses().unwrap().contains(&wanted));
     });
 }
 
