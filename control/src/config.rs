@@ -283,6 +283,8 @@ mod tests {
         assert_eq!(example.limits, LimitsConfig::default());
         assert!(full.group.is_some() && !full.compartments.is_empty() && !full.workers.cpus.is_empty());
         assert_eq!(full.compartments[0].addresses.len(), 3);
+        let policy = Policy { users: full.compartments[0].policy.users.clone(), ..Policy::default() };
+        assert_eq!(full.compartments[0].policy, policy, "the others are shown with their defaults");
         // Every key of the structures stands in the file.
         for key in [
             "instance",
@@ -307,6 +309,12 @@ mod tests {
             "frame_size",
             "rate_pps",
             "burst",
+            "isolated",
+            "raw_sockets",
+            "unprivileged_ports",
+            "capabilities",
+            "users",
+            "groups",
             "address",
             "prefix_len",
             "dev",

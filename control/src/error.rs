@@ -88,6 +88,7 @@ pub fn errno_name(errno: Errno) -> &'static str {
         (Errno::PERM, "EPERM"),
         (Errno::PROTO, "EPROTO"),
         (Errno::PROTONOSUPPORT, "EPROTONOSUPPORT"),
+        (Errno::SRCH, "ESRCH"),
         (Errno::TIMEDOUT, "ETIMEDOUT"),
         (Errno::USERS, "EUSERS"),
     ];

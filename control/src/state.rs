@@ -181,7 +181,7 @@ mod tests {
         Saved::new(
             name,
             id,
-            Policy { rate_pps: 5, burst: 0 },
+            Policy { rate_pps: 5, burst: 0, ..Policy::default() },
             vec![SavedAddress { spec, state: AddressState::Ok }],
         )
     }

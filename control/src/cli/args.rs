@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use afnet_abi::control::{MAX_GRACE, PolicyChange};
 use clap::{Parser, Subcommand};
 
 use super::words::Words;
@@ -59,19 +60,36 @@ pub enum Command {
     Add {
         /// Letters, digits, `.`, `_`, `-`.
         name: String,
-        /// Packets for each second that the fast path lets through to it; more are dropped. 0: no limit.
-        #[arg(long, value_name = "PPS")]
-        rate: Option<u32>,
-        /// Packets that it may get at once beyond the rate. 0: a tenth of a second's worth.
-        #[arg(long, value_name = "PACKETS", requires = "rate")]
-        burst: Option<u32>,
+        /// What it may do.
+        #[command(flatten)]
+        policy: PolicyOptions,
+    },
+    /// Change what a compartment may do: only what is said changes, at once.
+    #[command(display_order = 1)]
+    Set {
+        /// The compartment.
+        name: String,
+        /// What changes.
+        #[command(flatten)]
+        policy: PolicyOptions,
     },
     /// Remove a compartment with its addresses and endpoints.
+    ///
+    /// While processes live in its cgroup this is refused, unless --stop or --force says what becomes of them. The
+    /// compartment is gone when the command returns; its processes may take a little longer, and until the last one
+    /// has ended its name cannot be used again.
     #[command(display_order = 2, visible_alias = "delete")]
     Del {
         /// The compartment.
         name: String,
-        /// Also when processes live in its cgroup: they are ended, by SIGTERM and two seconds later by SIGKILL.
+        /// End its processes: by SIGTERM, and those that are left after the grace period by SIGKILL.
+        #[arg(long, conflicts_with = "force")]
+        stop: bool,
+        /// The grace period of --stop, at most an hour.
+        #[arg(long, value_name = "SECONDS", requires = "stop", default_value_t = 2)]
+        #[arg(value_parser = clap::value_parser!(u32).range(..=i64::from(MAX_GRACE / 1000)))]
+        grace: u32,
+        /// End its processes by SIGKILL at once.
         #[arg(long)]
         force: bool,
     },
@@ -137,6 +155,65 @@ pub enum Command {
         /// Where to.
         directory: PathBuf,
     },
+}
+
+/// Options of `afnet add` and `afnet set`. A switch alone means `on`.
+#[derive(Debug, Default, clap::Args)]
+pub struct PolicyOptions {
+    /// Packets for each second that the fast path lets through to it; more are dropped. 0: no limit.
+    #[arg(long, value_name = "PPS")]
+    rate: Option<u32>,
+    /// Packets that it may get at once beyond the rate. 0: a tenth of a second's worth.
+    #[arg(long, value_name = "PACKETS")]
+    burst: Option<u32>,
+    /// No traffic with other compartments or the host.
+    #[arg(long, value_name = "on|off", num_args = 0..=1, require_equals = true, default_missing_value = "on")]
+    isolated: Option<Switch>,
+    /// Raw ICMP and IP sockets may be made in it (and CAP_NET_RAW stays with root in `afnet exec`).
+    #[arg(long, value_name = "on|off", num_args = 0..=1, require_equals = true, default_missing_value = "on")]
+    raw_sockets: Option<Switch>,
+    /// Everybody in it may bind ports below net.ipv4.ip_unprivileged_port_start.
+    #[arg(long, value_name = "on|off", num_args = 0..=1, require_equals = true, default_missing_value = "on")]
+    unprivileged_ports: Option<Switch>,
+    /// `afnet exec` takes no capability away from root in it: root is trusted not to leave.
+    #[arg(long, value_name = "on|off", num_args = 0..=1, require_equals = true, default_missing_value = "on")]
+    capabilities: Option<Switch>,
+    /// A user (name or number) that may use `afnet exec` into it without being an administrator; may be repeated.
+    /// The whole list is replaced; '' alone empties it.
+    #[arg(long = "user", value_name = "USER")]
+    users: Option<Vec<String>>,
+    /// A group whose members may; may be repeated. The whole list is replaced; '' alone empties it.
+    #[arg(long = "group", value_name = "GROUP")]
+    groups: Option<Vec<String>>,
+}
+
+/// A value of a switch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Switch {
+    /// Yes.
+    On,
+    /// No.
+    Off,
+}
+
+impl PolicyOptions {
+    /// What was said.
+    pub fn change(&self) -> PolicyChange {
+        let on = |switch: Option<Switch>| switch.map(|s| s == Switch::On);
+        let list = |words: &Option<Vec<String>>| {
+            words.as_ref().map(|all| all.iter().filter(|w| !w.is_empty()).cloned().collect())
+        };
+        PolicyChange {
+            rate_pps: self.rate,
+            burst: self.burst,
+            isolated: on(self.isolated),
+            raw_sockets: on(self.raw_sockets),
+            unprivileged_ports: on(self.unprivileged_ports),
+            capabilities: on(self.capabilities),
+            users: list(&self.users),
+            groups: list(&self.groups),
+        }
+    }
 }
 
 /// `afnet addr ...`

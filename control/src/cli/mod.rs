@@ -20,7 +20,7 @@ pub mod words;
 use std::io::Write;
 use std::process::ExitCode;
 
-use afnet_abi::control::{Answer, Event, Policy, Request};
+use afnet_abi::control::{Answer, Event, Policy, PolicyChange, Request};
 use clap::{CommandFactory, Parser};
 
 use self::args::{AddrCommand, Args, Command};
@@ -141,11 +141,23 @@ fn monitor(event: &Event, json: bool, out: &mut impl Write) -> Result<(), CliErr
 fn request(args: &Args, command: &Command) -> Result<Request, CliError> {
     let usage = CliError::Usage;
     Ok(match command {
-        Command::Add { name, rate, burst } => {
-            let policy = Policy { rate_pps: rate.unwrap_or(0), burst: burst.unwrap_or(0) };
+        Command::Add { name, policy } => {
+            let policy = policy.change().apply(&Policy::default());
+            if policy.burst > 0 && policy.rate_pps == 0 {
+                return Err(usage("--burst wants a --rate".to_owned()));
+            }
             Request::Add { name: name.clone(), policy }
         }
-        Command::Del { name, force } => Request::Del { name: name.clone(), force: *force },
+        Command::Set { name, policy } => {
+            let policy = policy.change();
+            if policy == PolicyChange::default() {
+                return Err(usage(format!("what of {name} is to change? See `afnet set --help`")));
+            }
+            Request::Set { name: name.clone(), policy }
+        }
+        Command::Del { name, stop, grace, force } => {
+            Request::Del { name: name.clone(), stop: stop.then_some(grace * 1000), force: *force }
+        }
         Command::List => Request::List {},
         Command::Show { name: Some(name) } => Request::Show { name: name.clone() },
         Command::Show { name: None } => Request::List {},

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use afnet_abi::control::{
-    Address, AddressState, Answer, Compartment, Counters, Endpoint, EndpointKind, Event, Status,
+    Address, AddressState, Answer, Compartment, Counters, Endpoint, EndpointKind, Event, Policy, Status,
 };
 use afnet_abi::vlan::Vlan;
 
@@ -25,7 +25,11 @@ pub fn answer(answer: &Answer, as_json: bool, out: &mut impl Write) -> io::Resul
         Answer::Endpoints(all) => endpoints(all, out),
         Answer::Status(s) => status(s, out),
         Answer::Cgroup { path } => writeln!(out, "{path}"),
-        Answer::Done | Answer::Hello { .. } | Answer::Attached { .. } | Answer::Claimed { .. } => Ok(()),
+        Answer::Done
+        | Answer::Hello { .. }
+        | Answer::Entered { .. }
+        | Answer::Attached { .. }
+        | Answer::Claimed { .. } => Ok(()),
     }
 }
 
@@ -38,15 +42,32 @@ fn json(value: &impl serde::Serialize, out: &mut impl Write) -> io::Result<()> {
 pub fn compartments(all: &[Compartment], out: &mut impl Write) -> io::Result<()> {
     for c in all {
         write!(out, "{} id {} addresses {} endpoints {}", c.name, c.id, c.addresses, c.endpoints)?;
-        if c.policy.rate_pps > 0 {
-            write!(out, " rate {}", c.policy.rate_pps)?;
-        }
-        if c.policy.burst > 0 {
-            write!(out, " burst {}", c.policy.burst)?;
-        }
-        writeln!(out)?;
+        writeln!(out, "{}", policy(&c.policy))?;
     }
     Ok(())
+}
+
+/// What differs from the default, each word after a space.
+fn policy(p: &Policy) -> String {
+    let mut line = String::new();
+    for (value, word) in [(p.rate_pps, "rate"), (p.burst, "burst")] {
+        if value > 0 {
+            line += &format!(" {word} {value}");
+        }
+    }
+    for (set, word) in [
+        (p.isolated, " isolated"),
+        (p.raw_sockets, " raw-sockets"),
+        (p.unprivileged_ports, " unprivileged-ports"),
+        (p.capabilities, " capabilities"),
+    ] {
+        if set {
+            line += word;
+        }
+    }
+    p.users.iter().for_each(|user| line += &format!(" user {user}"));
+    p.groups.iter().for_each(|group| line += &format!(" group {group}"));
+    line
 }
 
 /// One line each, after `indent`.
@@ -133,6 +154,7 @@ pub fn event(event: &Event, as_json: bool, out: &mut impl Write) -> io::Result<(
     }
     match event {
         Event::Added { name } => writeln!(out, "added {name}"),
+        Event::Changed { name, policy: new } => writeln!(out, "changed {name}{}", policy(new)),
         Event::Deleted { name } => writeln!(out, "deleted {name}"),
         Event::Address(a) => writeln!(out, "address {}", address(a)),
         Event::AddressDeleted(a) => writeln!(out, "address deleted {}", address(a)),

@@ -1,5 +1,7 @@
 //! Command lines and the requests that they stand for.
 
+use afnet_abi::control::Compartment;
+
 use super::*;
 
 fn ask(line: &str) -> Result<Request, String> {
@@ -28,12 +30,42 @@ fn commands_may_be_abbreviated_as_in_ip() {
     }
     assert_eq!(ask("mon").unwrap(), Request::Monitor {});
     assert_eq!(ask("endp x").unwrap(), Request::Endpoints { name: Some("x".to_owned()) });
-    assert_eq!(ask("del x --force").unwrap(), Request::Del { name: "x".to_owned(), force: true });
-    let shaped = Policy { rate_pps: 1000, burst: 5 };
+    let del = |stop, force| Request::Del { name: "x".to_owned(), stop, force };
+    assert_eq!(ask("del x").unwrap(), del(None, false));
+    assert_eq!(ask("del x --force").unwrap(), del(None, true));
+    assert_eq!(ask("del x --stop").unwrap(), del(Some(2000), false));
+    assert_eq!(ask("delete --stop --grace 0 x").unwrap(), del(Some(0), false));
+    let shaped = Policy { rate_pps: 1000, burst: 5, ..Policy::default() };
     assert_eq!(
         ask("add x --rate 1000 --burst 5").unwrap(),
         Request::Add { name: "x".to_owned(), policy: shaped }
     );
+}
+
+#[test]
+fn a_policy_is_said_by_options() {
+    let all = Policy {
+        isolated: true,
+        raw_sockets: true,
+        unprivileged_ports: true,
+        capabilities: true,
+        users: vec!["www".to_owned(), "33".to_owned()],
+        groups: vec!["net".to_owned()],
+        ..Policy::default()
+    };
+    let line = "add --isolated x --raw-sockets --unprivileged-ports=on --capabilities --user www --user 33 --group net";
+    assert_eq!(ask(line).unwrap(), Request::Add { name: "x".to_owned(), policy: all.clone() });
+    let set = |policy| Request::Set { name: "x".to_owned(), policy };
+    let change = PolicyChange { isolated: Some(false), users: Some(Vec::new()), ..PolicyChange::default() };
+    assert_eq!(ask("set x --isolated=off --user=").unwrap(), set(change.clone()));
+    assert_eq!(change.apply(&all), Policy { isolated: false, users: Vec::new(), ..all.clone() });
+    let burst = PolicyChange { burst: Some(7), ..PolicyChange::default() };
+    assert_eq!(ask("set x --burst 7").unwrap(), set(burst));
+    let mut text = Vec::new();
+    let one = Compartment { name: "x".to_owned(), id: 1, policy: all, addresses: 0, endpoints: 2 };
+    print::compartments(&[one], &mut text).unwrap();
+    let want = "x id 1 addresses 0 endpoints 2 isolated raw-sockets unprivileged-ports capabilities user www user 33 group net\n";
+    assert_eq!(String::from_utf8(text).unwrap(), want);
 }
 
 #[test]
@@ -56,9 +88,23 @@ fn addresses_in_the_grammar_of_the_patches() {
 
 #[test]
 fn wrong_usage_is_refused() {
-    for line in
-        ["", "nonsense", "add", "del", "addr nonsense", "exec", "exec x", "-4 -6 list", "add x --burst 5"]
-    {
+    for line in [
+        "",
+        "nonsense",
+        "add",
+        "del",
+        "addr nonsense",
+        "exec",
+        "exec x",
+        "-4 -6 list",
+        "add x --burst 5",
+        "set x",
+        "set --isolated",
+        "set x --isolated=maybe",
+        "del x --stop --force",
+        "del x --grace 5",
+        "del x --stop --grace 3601",
+    ] {
         assert!(ask(line).is_err(), "{line}");
     }
     assert!(ask("--instance a/b list").unwrap_err().contains("bad instance name"));

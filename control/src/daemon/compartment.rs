@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use afnet_abi::control::{Event, Policy};
+use afnet_abi::control::{Event, MAX_GRACE, Policy, PolicyChange};
 use afnet_bpf::CompartmentConfig;
 use rustix::io::Errno;
 use rustix::process::Signal;
@@ -12,9 +12,10 @@ use super::device::bpf;
 use crate::error::Refused;
 use crate::registry::Slot;
 use crate::state::{Saved, SavedAddress};
+use crate::system::accounts;
 
-/// How long processes of a removed compartment have between SIGTERM and SIGKILL. Less cuts orderly ends off, more
-/// keeps the name's cgroup longer.
+/// Time between SIGTERM and SIGKILL for the processes of all compartments when the daemon ends. Less cuts orderly ends
+/// off, more keeps the service manager waiting.
 pub const GRACE: Duration = Duration::from_secs(2);
 
 /// A removed compartment's cgroup that still has processes.
@@ -22,8 +23,34 @@ pub const GRACE: Duration = Duration::from_secs(2);
 pub struct Dying {
     /// Name of the directory.
     pub name: String,
-    /// When SIGTERM was sent.
-    pub since: Instant,
+    /// From when on they get SIGKILL.
+    pub kill_at: Instant,
+}
+
+/// What becomes of a compartment's processes when it is removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// They keep it from being removed.
+    Refuse,
+    /// SIGTERM, and after the time SIGKILL.
+    Stop(Duration),
+    /// SIGKILL.
+    Kill,
+}
+
+impl End {
+    /// As [`afnet_abi::control::Request::Del`] says it.
+    pub fn new(stop: Option<u32>, force: bool) -> Result<Self, Refused> {
+        match (stop, force) {
+            (None, false) => Ok(Self::Refuse),
+            (None, true) => Ok(Self::Kill),
+            (Some(_), true) => Err(Refused::new(Errno::INVAL, "either stop or force, not both")),
+            (Some(grace), false) if grace > MAX_GRACE => {
+                Err(Refused::new(Errno::INVAL, format!("the grace period is at most {MAX_GRACE} ms")))
+            }
+            (Some(grace), false) => Ok(Self::Stop(Duration::from_millis(grace.into()))),
+        }
+    }
 }
 
 impl Core {
@@ -34,6 +61,7 @@ impl Core {
                 format!("the processes of the former {name} are still being ended: try again in a moment");
             return Err(Refused::new(Errno::BUSY, text));
         }
+        accounts::check(&policy.users, &policy.groups)?;
         let slot = self.registry.add(name, policy, None)?;
         let made = self.set_policy(slot).and_then(|()| self.save(slot));
         if let Err(e) = made {
@@ -44,11 +72,35 @@ impl Core {
         Ok(())
     }
 
+    /// Changes what a compartment may do.
+    pub(super) fn set(&mut self, name: &str, change: PolicyChange) -> Result<(), Refused> {
+        let slot = self.registry.slot(name)?;
+        let (users, groups) = (change.users.as_deref(), change.groups.as_deref());
+        accounts::check(users.unwrap_or_default(), groups.unwrap_or_default())?;
+        let Some(compartment) = self.registry.get_mut(slot) else { return Ok(()) };
+        let new = change.apply(&compartment.policy);
+        if new == compartment.policy {
+            return Ok(());
+        }
+        let old = std::mem::replace(&mut compartment.policy, new.clone());
+        if let Err(e) = self.set_policy(slot).and_then(|()| self.save(slot)) {
+            if let Some(compartment) = self.registry.get_mut(slot) {
+                compartment.policy = old;
+            }
+            if let Err(e) = self.set_policy(slot) {
+                tracing::error!("taking back the new policy of {name}: {e}");
+            }
+            return Err(e);
+        }
+        self.events.push(Event::Changed { name: name.to_owned(), policy: new });
+        Ok(())
+    }
+
     /// Tells the XDP programs what a compartment may do. The default needs no telling.
     pub(super) fn set_policy(&self, slot: Slot) -> Result<(), Refused> {
         let Some(compartment) = self.registry.get(slot) else { return Ok(()) };
         let raw = self.endpoints.values().any(|e| e.slot == slot && e.is_raw());
-        let Policy { rate_pps, burst } = compartment.policy;
+        let Policy { rate_pps, burst, .. } = compartment.policy;
         for live in self.devices.iter().filter_map(|d| d.live.as_ref()) {
             let config = CompartmentConfig { rate_pps, burst, raw };
             let what = || format!("setting the policy of {} on {}", compartment.name, live.link.name);
@@ -57,20 +109,30 @@ impl Core {
         Ok(())
     }
 
-    /// Removes a compartment. With processes in its cgroup only by force; they are ended.
-    pub(super) fn del(&mut self, name: &str, force: bool) -> Result<(), Refused> {
+    /// Removes a compartment. `end`: what becomes of processes in its cgroup.
+    pub(super) fn del(&mut self, name: &str, end: End) -> Result<(), Refused> {
         let slot = self.registry.slot(name)?;
         match self.cgroups.remove(name) {
             Ok(()) => {}
             Err(e) if e.raw_os_error() == Some(libc::EBUSY) => {
-                if !force {
-                    let count = self.cgroups.processes(name).len();
-                    let text =
-                        format!("{count} processes live in {name}: end them, or `afnet del {name} --force`");
-                    return Err(Refused::new(Errno::BUSY, text));
-                }
-                self.cgroups.signal(name, Signal::TERM);
-                self.dying.push(Dying { name: name.to_owned(), since: Instant::now() });
+                let kill_at = match end {
+                    End::Refuse => {
+                        let count = self.cgroups.processes(name).len();
+                        let text = format!(
+                            "{count} processes live in {name} (`afnet pids {name}`): end them, or `afnet del {name}` with --stop or --force"
+                        );
+                        return Err(Refused::new(Errno::BUSY, text));
+                    }
+                    End::Stop(grace) => {
+                        self.cgroups.signal(name, Signal::TERM);
+                        Instant::now() + grace
+                    }
+                    End::Kill => {
+                        self.cgroups.signal(name, Signal::KILL);
+                        Instant::now()
+                    }
+                };
+                self.dying.push(Dying { name: name.to_owned(), kill_at });
             }
             Err(e) => return Err(Refused::io(format!("removing the cgroup of {name}"), &e)),
         }
@@ -114,14 +176,14 @@ impl Core {
             .iter()
             .map(|owned| SavedAddress { spec: self.spec(owned), state: owned.state })
             .collect();
-        self.store.save(&Saved::new(&compartment.name, slot, compartment.policy, addresses))
+        self.store.save(&Saved::new(&compartment.name, slot, compartment.policy.clone(), addresses))
     }
 
     /// Goes on with ending processes of removed compartments.
     pub(super) fn reap(&mut self, now: Instant) {
         let cgroups = &self.cgroups;
         self.dying.retain(|dying| {
-            if now.duration_since(dying.since) >= GRACE {
+            if now >= dying.kill_at {
                 cgroups.signal(&dying.name, Signal::KILL);
             }
             cgroups.remove(&dying.name).is_err()

@@ -7,6 +7,7 @@ use afnet_abi::control::{Answer, Event, Request};
 use afnet_dataplane::Dataplane;
 use rustix::io::Errno;
 
+use super::compartment::End;
 use super::device::Device;
 use super::endpoint::Endpoint;
 use super::host::Host;
@@ -79,14 +80,19 @@ impl Core {
         let needed = matches!(
             request,
             Request::Add { .. }
+                | Request::Set { .. }
                 | Request::Del { .. }
                 | Request::AddrAdd { .. }
                 | Request::AddrDel { .. }
                 | Request::Cgroup { .. }
                 | Request::Attach { name: Some(_), .. }
         );
-        if needed && !conn.peer.admin {
-            let text = "not permitted: this needs root, or membership of the group of afnetd's configuration";
+        if needed && !conn.admin() {
+            let text = if conn.peer.admin {
+                "not permitted: nothing is administered from within a compartment, nor over a connection whose process is gone"
+            } else {
+                "not permitted: this needs root, or membership of the group of afnetd's configuration, outside of any compartment"
+            };
             return Err(Refused::new(Errno::PERM, text));
         }
         Ok(())
@@ -98,7 +104,10 @@ impl Service for Core {
         Self::admin(conn, &request)?;
         match request {
             Request::Add { name, policy } => self.add(&name, policy).map(|()| Answer::Done.into()),
-            Request::Del { name, force } => self.del(&name, force).map(|()| Answer::Done.into()),
+            Request::Set { name, policy } => self.set(&name, policy).map(|()| Answer::Done.into()),
+            Request::Del { name, stop, force } => {
+                self.del(&name, End::new(stop, force)?).map(|()| Answer::Done.into())
+            }
             Request::List {} => Ok(self.list().into()),
             Request::Show { name } => self.show(&name).map(Into::into),
             Request::AddrAdd { address, name } => {
@@ -117,6 +126,7 @@ impl Service for Core {
                 conn.monitor = true;
                 Ok(Answer::Done.into())
             }
+            Request::Enter { name, pid } => self.place(conn, &name, pid).map(Into::into),
             Request::Cgroup { name } => {
                 self.registry.slot(&name)?;
                 let path = self.cgroups.ensure(&name)?.display().to_string();

@@ -101,7 +101,10 @@ impl Core {
 
     /// The compartment whose cgroup the peer lives in.
     fn compartment_of(&self, conn: &Conn) -> Result<Slot, Refused> {
-        let path = conn.cgroup().refused(|| "finding the cgroup of the process that attaches")?;
+        let path = conn
+            .process()
+            .and_then(|p| p.cgroup())
+            .refused(|| "finding the cgroup of the process that attaches")?;
         let name = self.cgroups.compartment(&path).ok_or_else(|| {
             let text = format!(
                 "not permitted: process {} is in no compartment (its cgroup is {path}): start it by `afnet exec NAME -- ...`",

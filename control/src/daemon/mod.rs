@@ -17,6 +17,7 @@
 //! | [`device`] | a device: XDP program, sockets, modes |
 //! | [`host`] | the host link with its program |
 //! | [`compartment`], [`address`] | what administrators add and remove |
+//! | [`enter`] | who may move which process into a compartment |
 //! | [`endpoint`], [`proof`] | what tenants attach and claim |
 //! | [`resolve`], [`mirror`] | where packets go: the kernel's routes and neighbours |
 //! | [`report`] | answers to those who look |
@@ -32,6 +33,7 @@ pub mod compartment;
 pub mod core;
 pub mod device;
 pub mod endpoint;
+pub mod enter;
 pub mod host;
 pub mod mirror;
 pub mod proof;

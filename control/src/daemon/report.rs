@@ -28,7 +28,7 @@ impl Core {
         Compartment {
             name: c.name.clone(),
             id: slot,
-            policy: c.policy,
+            policy: c.policy.clone(),
             addresses: count(c.addresses.len()),
             endpoints: count(self.endpoints.values().filter(|e| e.slot == slot).count()),
         }

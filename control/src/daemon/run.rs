@@ -26,7 +26,7 @@ use crate::error::{Context, Refused};
 use crate::names::Instance;
 use crate::netlink::events::{self, Events as KernelEvents};
 use crate::server::{Server, Settings};
-use crate::system::{caps, notify, signals::Signals};
+use crate::system::{accounts::group_id, caps, notify, signals::Signals};
 
 const KERNEL: Token = Token(0);
 const SIGNALS: Token = Token(1);
@@ -385,32 +385,9 @@ fn run_number() -> io::Result<u64> {
     Ok(u64::from_ne_bytes(bytes) >> 11)
 }
 
-/// Number of a group, from /etc/group.
-fn group_id(name: &str) -> Result<u32, Refused> {
-    if let Ok(number) = name.parse() {
-        return Ok(number);
-    }
-    let groups = fs::read_to_string("/etc/group").refused(|| "reading /etc/group")?;
-    let of = |line: &str| {
-        let mut fields = line.split(':');
-        (fields.next()? == name).then(|| fields.nth(1)?.parse().ok())?
-    };
-    groups
-        .lines()
-        .find_map(of)
-        .ok_or_else(|| Refused::new(Errno::NOENT, format!("there is no group {name:?}")))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn groups_are_names_or_numbers() {
-        assert_eq!(group_id("root"), Ok(0));
-        assert_eq!(group_id("4711"), Ok(4711));
-        assert_eq!(group_id("no such group").unwrap_err().errno, Errno::NOENT);
-    }
 
     #[test]
     fn every_counter_has_a_line_of_help() {

@@ -134,7 +134,7 @@ impl Core {
     }
 
     fn restore_one(&mut self, saved: &Saved) -> Result<(), Refused> {
-        let slot = match self.registry.add(&saved.name, saved.policy, Some(saved.id)) {
+        let slot = match self.registry.add(&saved.name, saved.policy.clone(), Some(saved.id)) {
             Ok(slot) => slot,
             Err(e) => {
                 tracing::error!("{} is not restored: {e}", saved.name);

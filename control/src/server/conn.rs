@@ -12,9 +12,10 @@ use afnet_abi::control::{Event, MAX_FDS, MAX_LINE, Refusal, Reply, Request};
 use mio::net::UnixStream;
 use rustix::io::Errno;
 
-use super::peer::{Peer, peer_cgroup};
+use super::peer::{self, Peer};
 use super::wire::{OutQueue, receive};
 use crate::error::Refused;
+use crate::system::process::Process;
 
 /// Longest line of a peer that is no administrator: a tenant's requests have some hundred bytes.
 pub const UNPRIVILEGED_LINE: usize = 4096;
@@ -93,9 +94,19 @@ impl Conn {
         std::mem::take(&mut self.fds)
     }
 
-    /// Path of the peer's cgroup, now.
-    pub fn cgroup(&self) -> io::Result<String> {
-        peer_cgroup(self.stream.as_fd(), self.peer.pid)
+    /// The process that connected, if it still lives.
+    pub fn process(&self) -> io::Result<Process> {
+        peer::peer_process(self.stream.as_fd(), self.peer.pid)
+    }
+
+    /// The groups that it had when it connected.
+    pub fn groups(&self) -> io::Result<Vec<u32>> {
+        peer::groups(self.stream.as_fd())
+    }
+
+    /// Whether it may give administrative orders now: it has not been moved into a compartment since it connected.
+    pub fn admin(&self) -> bool {
+        self.peer.admin && peer::free(self.stream.as_fd(), self.peer.pid)
     }
 
     /// The next complete request.

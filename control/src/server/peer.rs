@@ -2,13 +2,17 @@
 //!
 //! | question | answer from |
 //! |---|---|
-//! | may it administer? | `SO_PEERCRED` uid 0, or the configured group in gid or `SO_PEERGROUPS` |
-//! | which compartment is it in? | `SO_PEERPIDFD` keeps the pid from being reused while `/proc/PID/cgroup` is read |
+//! | may it administer? | `SO_PEERCRED` uid 0, or the configured group in gid or `SO_PEERGROUPS`; never from within a compartment |
+//! | which process is it? | `SO_PEERPIDFD`, which tells it from a later one with the same number |
+//! | which compartment is it in? | its `/proc/PID/cgroup` |
 //!
-//! All of it is as of `connect()`, except the cgroup, which is read when asked for.
+//! Credentials are as of `connect()`; the cgroup is read when asked for, since a process may be moved.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::{io, ptr};
+
+use crate::system::cgroup::compartment_of;
+use crate::system::process::Process;
 
 /// From linux/socket.h of 6.5; libc has it for some targets only.
 const SO_PEERPIDFD: libc::c_int = 77;
@@ -20,47 +24,52 @@ pub struct Peer {
     pub pid: u32,
     /// Effective user id at connect.
     pub uid: u32,
-    /// Whether it may give administrative orders.
+    /// Whether it may give administrative orders, by its credentials and its cgroup at connect.
     pub admin: bool,
 }
 
 impl Peer {
     /// Asks the kernel about the peer of a connected Unix socket. `group`: administrators beside root.
     pub fn of(socket: BorrowedFd<'_>, group: Option<u32>) -> io::Result<Self> {
-        let mut cred = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
-        // SAFETY: ucred is plain old data of the length that is passed.
-        unsafe {
-            getsockopt(socket, libc::SO_PEERCRED, ptr::from_mut(&mut cred).cast(), size_of_val(&cred))?
-        };
-        let admin = cred.uid == 0
+        let cred = credentials(socket)?;
+        let trusted = cred.uid == 0
             || match group {
                 None => false,
-                Some(group) => cred.gid == group || peer_groups(socket)?.contains(&group),
+                Some(group) => groups(socket)?.contains(&group),
             };
-        Ok(Self { pid: u32::try_from(cred.pid).unwrap_or(0), uid: cred.uid, admin })
+        let pid = u32::try_from(cred.pid).unwrap_or(0);
+        Ok(Self { pid, uid: cred.uid, admin: trusted && free(socket, pid) })
     }
 }
 
-/// Path of the peer's cgroup v2, as `/proc/PID/cgroup` shows it, if the process that connected still lives.
-pub fn peer_cgroup(socket: BorrowedFd<'_>, pid: u32) -> io::Result<String> {
-    let gone = || io::Error::new(io::ErrorKind::NotFound, "the process that connected is gone");
-    let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw).ok_or_else(gone)?;
-    let pidfd = match peer_pidfd(socket) {
-        Ok(fd) => fd,
+/// Whether the peer lives, and in no compartment. A process that cannot be seen has no privilege.
+pub fn free(socket: BorrowedFd<'_>, pid: u32) -> bool {
+    let cgroup = peer_process(socket, pid).and_then(|process| process.cgroup());
+    cgroup.is_ok_and(|path| compartment_of(&path).is_none())
+}
+
+/// The process that connected, if it still lives.
+pub fn peer_process(socket: BorrowedFd<'_>, pid: u32) -> io::Result<Process> {
+    match peer_pidfd(socket) {
+        Ok(pidfd) => Process::from_pidfd(pid, pidfd),
         // Before 6.5 the pid may have been reused between connect and now; nothing better can be had there.
-        Err(e) if e.raw_os_error() == Some(libc::ENOPROTOOPT) => {
-            rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?
-        }
-        Err(e) => return Err(e),
-    };
-    let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
-    // A pidfd becomes readable when its process ends: if it has not, what was read was that process's file.
-    let mut poll = [rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN)];
-    if rustix::event::poll(&mut poll, Some(&rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 }))? != 0 {
-        return Err(gone());
+        Err(e) if e.raw_os_error() == Some(libc::ENOPROTOOPT) => Process::open(pid),
+        Err(e) => Err(e),
     }
-    let path = text.lines().find_map(|line| line.strip_prefix("0::"));
-    path.map(str::to_owned).ok_or_else(|| io::Error::other("the process is in no cgroup v2"))
+}
+
+/// The peer's groups, the effective one included.
+pub fn groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
+    let mut all = peer_groups(socket)?;
+    all.push(credentials(socket)?.gid);
+    Ok(all)
+}
+
+fn credentials(socket: BorrowedFd<'_>) -> io::Result<libc::ucred> {
+    let mut cred = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
+    // SAFETY: ucred is plain old data of the length that is passed.
+    unsafe { getsockopt(socket, libc::SO_PEERCRED, ptr::from_mut(&mut cred).cast(), size_of_val(&cred))? };
+    Ok(cred)
 }
 
 fn peer_pidfd(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
@@ -121,8 +130,9 @@ mod tests {
         assert_eq!((peer.uid, peer.admin), (uid, uid == 0));
         let own = Peer::of(a.as_fd(), Some(rustix::process::getegid().as_raw())).unwrap();
         assert!(own.admin, "the group alone suffices");
-        peer_groups(a.as_fd()).unwrap();
-        let cgroup = peer_cgroup(a.as_fd(), peer.pid).unwrap();
-        assert!(cgroup.starts_with('/'), "{cgroup}");
+        assert!(groups(a.as_fd()).unwrap().contains(&rustix::process::getegid().as_raw()));
+        let process = peer_process(a.as_fd(), peer.pid).unwrap();
+        assert!(process.cgroup().unwrap().starts_with('/'));
+        assert!(!free(a.as_fd(), 0), "a process that cannot be seen");
     }
 }

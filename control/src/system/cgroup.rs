@@ -2,14 +2,20 @@
 //!
 //! A process belongs to the compartment whose directory, or a directory below it, it lives in. The root is the first
 //! mount of the whole cgroup v2 tree (`/sys/fs/cgroup`, or `/sys/fs/cgroup/unified` on hybrid systems).
+//!
+//! All directories and files belong to root and are writable for nobody else, so a process without root's user id can
+//! neither leave nor be moved by its like. Root can, unless the file system is read-only for it: see
+//! [`super::confine`].
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
+use super::process::Process;
 use crate::error::{Context, Refused};
 
 /// The instance's cgroups.
@@ -41,17 +47,37 @@ impl Cgroups {
             Refused::new(Errno::OPNOTSUPP, text)
         })?;
         let path = base.join(name);
-        fs::create_dir_all(&path).refused(|| format!("making the cgroup {}", path.display()))?;
+        // Whatever the umask is: who can make a cgroup below owns it.
+        let made = fs::DirBuilder::new().recursive(true).mode(0o755).create(&path);
+        made.refused(|| format!("making the cgroup {}", path.display()))?;
+        Ok(path)
+    }
+
+    /// Moves a process into a compartment's cgroup, which is made if needed. ESRCH: it has ended.
+    pub fn place(&self, name: &str, process: &Process) -> Result<PathBuf, Refused> {
+        let path = self.ensure(name)?;
+        let what = || format!("moving process {} into {}", process.pid(), path.display());
+        let ended = || Refused::new(Errno::SRCH, format!("{}: it has ended", what()));
+        if !process.lives().refused(what)? {
+            return Err(ended());
+        }
+        fs::write(path.join("cgroup.procs"), process.pid().to_string()).refused(what)?;
+        // By number, so only what still lives was moved for certain. (If it ended between the two calls and its
+        // number went to another process at once, that one was: the kernel knows no way by pidfd.)
+        if !process.lives().refused(what)? {
+            tracing::warn!("process {} ended while it was moved into {name}", process.pid());
+            return Err(ended());
+        }
         Ok(path)
     }
 
     /// Processes in a compartment's cgroup and below.
-    pub fn processes(&self, name: &str) -> Vec<i32> {
+    pub fn processes(&self, name: &str) -> Vec<u32> {
         let mut found = Vec::new();
         if let Some(base) = &self.base {
             walk(&base.join(name), &mut |dir| {
                 let procs = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
-                found.extend(procs.lines().filter_map(|l| l.parse::<i32>().ok()));
+                found.extend(procs.lines().filter_map(|l| l.parse::<u32>().ok()));
             });
         }
         found
@@ -66,9 +92,12 @@ impl Cgroups {
         {
             return;
         }
-        for pid in self.processes(name).into_iter().filter_map(Pid::from_raw) {
-            // Gone meanwhile: as wanted.
-            let _ = kill_process(pid, signal);
+        for process in self.processes(name).into_iter().filter_map(|pid| Process::open(pid).ok()) {
+            // Another one that has got the number meanwhile is none of ours.
+            if process.cgroup().is_ok_and(|path| self.compartment(&path) == Some(name)) {
+                // Gone meanwhile: as wanted.
+                let _ = process.signal(signal);
+            }
         }
     }
 
@@ -105,6 +134,14 @@ impl Cgroups {
             tracing::warn!("removing {}: {e}", base.display());
         }
     }
+}
+
+/// Instance directory and compartment, of whichever instance, that a path of `/proc/PID/cgroup` lies in.
+pub fn compartment_of(path: &str) -> Option<(&str, &str)> {
+    let mut parts = path.strip_prefix('/')?.split('/');
+    let (directory, name) = (parts.next()?, parts.next()?);
+    let ours = directory == "afnet" || directory.starts_with("afnet-");
+    (ours && !name.is_empty()).then_some((directory, name))
 }
 
 /// Visits a directory and those below it, innermost first.
@@ -163,7 +200,7 @@ mod tests {
         fs::create_dir(path.join("below")).unwrap();
         let mut child = std::process::Command::new("sleep").arg("100").spawn().unwrap();
         fs::write(path.join("below/cgroup.procs"), child.id().to_string()).unwrap();
-        assert_eq!(cgroups.processes("a"), [i32::try_from(child.id()).unwrap()]);
+        assert_eq!(cgroups.processes("a"), [child.id()]);
         assert_eq!(cgroups.remove("a").unwrap_err().raw_os_error(), Some(libc::EBUSY));
         cgroups.signal("a", Signal::KILL);
         child.wait().unwrap();

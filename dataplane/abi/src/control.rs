@@ -17,14 +17,16 @@
 //! * A line is at most [`MAX_LINE`] bytes; a longer one, or one that is not a request, closes the connection after
 //!   an error reply.
 //! * An attachment lives as long as the connection that made it.
-//! * Admin requests need root or the socket's group. `Attach`, `Claim`, `Unclaim` and `Hello` need nothing: the
-//!   compartment is that of the caller's cgroup. Naming another compartment in `Attach` is an admin request.
+//! * Admin requests need root or the socket's group, and a caller that lives in no compartment. `Attach`, `Claim`,
+//!   `Unclaim` and `Hello` need nothing: the compartment is that of the caller's cgroup. Naming another compartment in
+//!   `Attach` is an admin request. `Enter` needs what its text says.
 
 use alloc::{string::String, vec::Vec};
 use core::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::policy::{Policy, PolicyChange};
 use crate::vlan::Vlan;
 
 /// Longest line in bytes, newline included.
@@ -33,6 +35,8 @@ pub const MAX_LINE: usize = 1 << 20;
 pub const MAX_FDS: usize = 2 + crate::shm::MAX_WORKERS;
 /// Most bytes in a compartment's name. Letters, digits, `.`, `_`, `-`, not starting with `.` or `-`.
 pub const MAX_NAME: usize = 63;
+/// Longest time in milliseconds between SIGTERM and SIGKILL for a compartment's processes: an hour.
+pub const MAX_GRACE: u32 = 3_600_000;
 
 /// What a client asks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -51,11 +55,24 @@ pub enum Request {
         #[serde(default)]
         policy: Policy,
     },
+    /// Changes what a compartment may do. Admin.
+    Set {
+        /// Its name.
+        name: String,
+        /// What changes; absent fields stay.
+        policy: PolicyChange,
+    },
     /// Removes a compartment with its addresses and endpoints. Admin.
+    ///
+    /// While processes live in it that is refused (EBUSY), unless `stop` or `force` says what becomes of them. The
+    /// compartment is gone with the answer, its processes may end a moment later; until then its name is not free.
     Del {
         /// Its name.
         name: String,
-        /// Also when processes live in it.
+        /// Its processes get SIGTERM, and after this many milliseconds SIGKILL; at most [`MAX_GRACE`].
+        #[serde(default)]
+        stop: Option<u32>,
+        /// Its processes get SIGKILL at once.
         #[serde(default)]
         force: bool,
     },
@@ -118,6 +135,17 @@ pub enum Request {
         /// The compartment.
         name: String,
     },
+    /// Moves a process, with all of its threads, into a compartment's cgroup; its children to come are born there.
+    ///
+    /// An administrator may move any process. Others may move only themselves, if they live in no compartment and the
+    /// policy's `users` or `groups` have them. A process that is there already stays where it is.
+    Enter {
+        /// The compartment.
+        name: String,
+        /// The process, as the daemon's pid namespace numbers it; absent: the caller.
+        #[serde(default)]
+        pid: Option<u32>,
+    },
     /// Creates an endpoint. The reply carries the memfd, the wake eventfd and one doorbell eventfd for each worker.
     Attach {
         /// Kind of endpoint.
@@ -157,16 +185,6 @@ pub enum Request {
 
 fn one() -> u16 {
     1
-}
-
-/// What a compartment may do.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Policy {
-    /// Token bucket of the fast path: packets per second; 0: unlimited.
-    pub rate_pps: u32,
-    /// Depth of the bucket in packets; 0 with a rate: a tenth of a second's worth.
-    pub burst: u32,
 }
 
 /// An address or prefix and the realm it lives in.
@@ -250,6 +268,15 @@ pub enum Answer {
     Cgroup {
         /// Absolute path of the directory.
         path: String,
+    },
+    /// To [`Request::Enter`].
+    Entered {
+        /// Absolute path of the compartment's directory.
+        path: String,
+        /// The process lived there before.
+        already: bool,
+        /// What the compartment may do.
+        policy: Policy,
     },
     /// To [`Request::Attach`], with the file descriptors memfd, wake, doorbell 0, doorbell 1 ...
     Attached {
@@ -412,6 +439,13 @@ pub enum Event {
     Added {
         /// Name.
         name: String,
+    },
+    /// What a compartment may do has changed.
+    Changed {
+        /// Name.
+        name: String,
+        /// The new policy.
+        policy: Policy,
     },
     /// A compartment was removed.
     Deleted {

@@ -5,6 +5,7 @@
 //! |---|---|---|
 //! | [`shm`] | `repr(C)` layout of an endpoint's sealed memfd: header, rings, records | ring, dataplane, tenant, shim |
 //! | [`vlan`] | the VLAN part of a realm, one `u32` on both sides of every boundary | everyone |
+//! | `policy` | what a compartment may do (feature `control`) | control, tenant |
 //! | `control` | requests and replies of the control socket (feature `control`) | control, tenant |
 //!
 //! The crate is `no_std`, has no unsafe code and makes no system call. A change of any layout or message
@@ -20,6 +21,8 @@ extern crate std;
 
 #[cfg(feature = "control")]
 pub mod control;
+#[cfg(feature = "control")]
+pub mod policy;
 pub mod shm;
 pub mod vlan;
 

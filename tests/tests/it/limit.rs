@@ -18,7 +18,7 @@ fn a_flood_is_cut_to_the_rate() {
     const BURST: u32 = 50;
     let bed = Bed::new("limit");
     let mut daemon = Afnetd::start(&bed);
-    let policy = Policy { rate_pps: RATE, burst: BURST };
+    let policy = Policy { rate_pps: RATE, burst: BURST, ..Policy::default() };
     daemon.request(&Request::Add { name: "slow".into(), policy });
     daemon.add_address("slow", "192.0.2.10/24", |_| ());
     daemon.add_compartment("free", &["192.0.2.11/24"]);

@@ -224,7 +224,7 @@ fn claims_come_and_go_while_traffic_flows() {
 fn the_token_bucket_drops_a_flood_at_the_door() {
     let bed = Bed::new("bucket");
     let mut daemon = Afnetd::start(&bed);
-    let policy = Policy { rate_pps: 10, burst: 20 };
+    let policy = Policy { rate_pps: 10, burst: 20, ..Policy::default() };
     daemon.request(&Request::Add { name: "slow".into(), policy });
     daemon.add_address("slow", "192.0.2.10/24", |_| ());
     let mut endpoint = daemon.claim("slow", 7);
