@@ -6,6 +6,7 @@
 //! | kernel's device (/32, /128), or a route over the host link if the kernel is not to have it | `del` |
 //! | workers: what the compartment may send from | the list without it |
 //! | XDP program: from now on it answers for the address | removal from its maps |
+//! | kernel path: sockets of the compartment may use it | removal from its maps |
 //! | state file | the file without it |
 
 use std::net::IpAddr;
@@ -80,7 +81,8 @@ impl Core {
     pub(super) fn install(&mut self, slot: Slot, owned: &Owned) -> Result<(), Refused> {
         self.install_kernel(owned)?;
         self.tell_addresses(slot)?;
-        self.install_demux(slot, owned)
+        self.install_demux(slot, owned)?;
+        self.confine_address(slot, owned)
     }
 
     /// The kernel's part: the address on its device, or a way to the workers. Having it already is fine.
@@ -131,6 +133,7 @@ impl Core {
 
     /// Undoes [`Self::install`], but for the workers' list; what is not there any more is fine.
     pub(super) fn uninstall(&mut self, slot: Slot, owned: &Owned) {
+        self.unconfine_address(slot, owned);
         let Some(live) = self.devices.get(usize::from(owned.realm.device)).and_then(|d| d.live.as_ref())
         else {
             return;

@@ -96,8 +96,8 @@ impl Core {
         Ok(())
     }
 
-    /// Tells the XDP programs what a compartment may do. The default needs no telling.
-    pub(super) fn set_policy(&self, slot: Slot) -> Result<(), Refused> {
+    /// Tells the BPF programs what a compartment may do.
+    pub(super) fn set_policy(&mut self, slot: Slot) -> Result<(), Refused> {
         let Some(compartment) = self.registry.get(slot) else { return Ok(()) };
         let raw = self.endpoints.values().any(|e| e.slot == slot && e.is_raw());
         let Policy { rate_pps, burst, .. } = compartment.policy;
@@ -106,7 +106,7 @@ impl Core {
             let what = || format!("setting the policy of {} on {}", compartment.name, live.link.name);
             live.demux.set_compartment(slot, config).map_err(|e| bpf(what(), &e))?;
         }
-        Ok(())
+        self.confine(slot)
     }
 
     /// Removes a compartment. `end`: what becomes of processes in its cgroup.
@@ -164,6 +164,7 @@ impl Core {
                 tracing::error!("removing compartment {slot} from {}: {e}", live.link.name);
             }
         }
+        self.close_compartment(slot);
         self.resolver.forget_slot(slot);
         self.registry.remove(slot);
     }

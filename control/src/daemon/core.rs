@@ -8,6 +8,7 @@ use afnet_dataplane::Dataplane;
 use rustix::io::Errno;
 
 use super::compartment::End;
+use super::confine::KernelPath;
 use super::device::Device;
 use super::endpoint::Endpoint;
 use super::host::Host;
@@ -30,6 +31,7 @@ pub struct Core {
     pub(super) registry: Registry,
     pub(super) store: Store,
     pub(super) cgroups: Cgroups,
+    pub(super) kernel_path: KernelPath,
     pub(super) netlink: Netlink,
     pub(super) mirror: Mirror,
     /// In the order of the configuration; a realm's `device` is the index.
@@ -128,8 +130,7 @@ impl Service for Core {
             }
             Request::Enter { name, pid } => self.place(conn, &name, pid).map(Into::into),
             Request::Cgroup { name } => {
-                self.registry.slot(&name)?;
-                let path = self.cgroups.ensure(&name)?.display().to_string();
+                let path = self.open_compartment(&name)?.display().to_string();
                 Ok(Answer::Cgroup { path }.into())
             }
             Request::Attach { kind, name, rx_len, tx_len } => {

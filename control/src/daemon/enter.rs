@@ -18,7 +18,7 @@ use crate::system::process::Process;
 
 impl Core {
     /// Moves the caller, or the process `pid`, into a compartment's cgroup.
-    pub(super) fn place(&self, conn: &Conn, name: &str, pid: Option<u32>) -> Result<Answer, Refused> {
+    pub(super) fn place(&mut self, conn: &Conn, name: &str, pid: Option<u32>) -> Result<Answer, Refused> {
         let slot = self.registry.slot(name)?;
         let policy = self.registry.get(slot).map(|c| c.policy.clone()).unwrap_or_default();
         let caller = conn.process().refused(|| "finding the process that asks")?;
@@ -36,12 +36,13 @@ impl Core {
         let pid = process.pid();
         let here = process.cgroup().refused(|| format!("finding the cgroup of process {pid}"))?;
         if self.cgroups.compartment(&here) == Some(name) {
-            let path = self.cgroups.ensure(name)?.display().to_string();
+            let path = self.open_compartment(name)?.display().to_string();
             return Ok(Answer::Entered { path, already: true, policy });
         }
         if !conn.admin() {
             admit(conn, name, &policy, &here)?;
         }
+        self.open_compartment(name)?;
         let path = self.cgroups.place(name, &process)?.display().to_string();
         tracing::debug!("process {pid} is in {name} now");
         Ok(Answer::Entered { path, already: false, policy })

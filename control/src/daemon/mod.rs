@@ -17,6 +17,7 @@
 //! | [`device`] | a device: XDP program, sockets, modes |
 //! | [`host`] | the host link with its program |
 //! | [`compartment`], [`address`] | what administrators add and remove |
+//! | [`confine`] | the kernel path: what its programs are told |
 //! | [`enter`] | who may move which process into a compartment |
 //! | [`endpoint`], [`proof`] | what tenants attach and claim |
 //! | [`resolve`], [`mirror`] | where packets go: the kernel's routes and neighbours |
@@ -30,6 +31,7 @@
 pub mod address;
 pub mod args;
 pub mod compartment;
+pub mod confine;
 pub mod core;
 pub mod device;
 pub mod endpoint;

@@ -143,6 +143,8 @@ impl Core {
                 sum.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
             }
             let mut counters = bpf_counters(&sum);
+            let refusals = self.refusals(slot)?;
+            counters.extend(named(afnet_bpf::Refusal::all().map(afnet_bpf::Refusal::name), &refusals));
             if let Ok(at) = snapshot.slots.binary_search_by_key(&slot, |(slot, _)| *slot) {
                 counters.extend(worker_counters(&snapshot.slots[at].1));
             }
@@ -180,6 +182,10 @@ pub fn counter_help() -> String {
     }
     text += "\nXDP program, by device:\n";
     for counter in all {
+        text += &line(counter.name(), counter.help());
+    }
+    text += "\nKernel path, by compartment:\n";
+    for counter in afnet_bpf::Refusal::all() {
         text += &line(counter.name(), counter.help());
     }
     text += "\nHost link's program:\n";

@@ -346,6 +346,7 @@ impl Core {
         let device = &mut self.devices[usize::from(index)];
         tracing::warn!("{} is gone", device.config.name);
         let Some(mut live) = device.live.take() else { return };
+        self.unconfine_device(ifindex);
         if let Err(e) = self.dataplane.remove_device(ifindex) {
             tracing::error!("taking {} from the workers: {e}", live.link.name);
         }
@@ -370,6 +371,9 @@ impl Core {
             }
         }
         self.attach_device(index)?;
+        if let Some(ifindex) = self.devices[index].live.as_ref().map(|l| l.link.ifindex) {
+            self.confine_device(ifindex)?;
+        }
         self.reopen_ports(number)?;
         self.watch_ring(poll, index)?;
         self.flush_routes_soon();

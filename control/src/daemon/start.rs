@@ -15,6 +15,7 @@ use afnet_dataplane as dp;
 use mio::{Poll, Token, Waker};
 use rustix::io::Errno;
 
+use super::confine::KernelPath;
 use super::core::Core;
 use super::device::{self, Device};
 use super::host::Host;
@@ -48,6 +49,9 @@ impl Core {
         let mut mirror = Mirror::default();
         mirror.fill(&mut netlink).map_err(|e| e.refused("reading the kernel's addresses and neighbours"))?;
         let dataplane = start_workers(&config, poll, waker)?;
+        let handle =
+            devices.iter().filter_map(|d| d.live.as_ref()).map(|l| l.link.ifindex).min().unwrap_or(1);
+        let kernel_path = KernelPath::load(&config.limits, devices.len(), handle, instance.pin_dir());
         let limits = Limits {
             compartments: config.limits.compartments,
             addresses: config.limits.addresses,
@@ -56,6 +60,7 @@ impl Core {
         let mut core = Self {
             registry: Registry::new(limits),
             cgroups: Cgroups::find(&instance.directory()),
+            kernel_path,
             config,
             instance,
             store,
@@ -101,6 +106,7 @@ impl Core {
         if let Some(host) = &self.host {
             host.bind(&mut self.dataplane)?;
         }
+        self.attach_kernel_path();
         self.configured()
     }
 
@@ -151,6 +157,7 @@ impl Core {
                 Ok(owned) => {
                     self.install_kernel(&owned)?;
                     self.install_demux(slot, &owned)?;
+                    self.confine_address(slot, &owned)?;
                 }
                 Err(e) => tracing::error!("{} of {} is not restored: {e}", address.spec.address, saved.name),
             }

@@ -13,6 +13,8 @@ impl Core {
     pub fn stop(mut self, keep: bool) {
         if !keep {
             self.end_processes();
+            let slots: Vec<_> = self.registry.iter().map(|(slot, _)| slot).collect();
+            slots.into_iter().for_each(|slot| self.remove_loopback(slot));
             // From here on the kernel alone serves what is left of the addresses.
             for live in self.devices.iter_mut().filter_map(|d| d.live.as_mut()) {
                 if let Err(e) = live.demux.detach() {
@@ -20,7 +22,7 @@ impl Core {
                 }
             }
         }
-        let Self { dataplane, host, mut netlink, devices, registry, store, instance, .. } = self;
+        let Self { dataplane, host, mut netlink, devices, registry, store, instance, kernel_path, .. } = self;
         match dataplane.shutdown() {
             Ok(audit) => report(&audit),
             Err(e) => tracing::error!("stopping the workers: {e}"),
@@ -31,6 +33,7 @@ impl Core {
         if keep {
             return;
         }
+        kernel_path.detach();
         for (_, compartment) in registry.iter() {
             for owned in compartment.addresses.iter().filter(|o| o.in_kernel()) {
                 let live = devices.get(usize::from(owned.realm.device)).and_then(|d| d.live.as_ref());

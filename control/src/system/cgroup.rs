@@ -9,6 +9,7 @@
 
 use std::fs;
 use std::io;
+use std::os::linux::fs::MetadataExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
@@ -42,15 +43,25 @@ impl Cgroups {
 
     /// The compartment's directory, made if needed.
     pub fn ensure(&self, name: &str) -> Result<PathBuf, Refused> {
-        let base = self.base.as_ref().ok_or_else(|| {
+        make(self.base()?.join(name))
+    }
+
+    /// The instance's directory, made if needed.
+    pub fn ensure_base(&self) -> Result<PathBuf, Refused> {
+        make(self.base()?.clone())
+    }
+
+    fn base(&self) -> Result<&PathBuf, Refused> {
+        self.base.as_ref().ok_or_else(|| {
             let text = "no cgroup v2 is mounted: mount -t cgroup2 none /sys/fs/cgroup/unified";
             Refused::new(Errno::OPNOTSUPP, text)
-        })?;
-        let path = base.join(name);
-        // Whatever the umask is: who can make a cgroup below owns it.
-        let made = fs::DirBuilder::new().recursive(true).mode(0o755).create(&path);
-        made.refused(|| format!("making the cgroup {}", path.display()))?;
-        Ok(path)
+        })
+    }
+
+    /// Id of a compartment's cgroup, if there is one: the inode number of its directory (`cgroup_id()` in
+    /// include/linux/cgroup.h).
+    pub fn id(&self, name: &str) -> Option<u64> {
+        fs::metadata(self.base.as_ref()?.join(name)).ok().map(|m| m.st_ino())
     }
 
     /// Moves a process into a compartment's cgroup, which is made if needed. ESRCH: it has ended.
@@ -142,6 +153,13 @@ pub fn compartment_of(path: &str) -> Option<(&str, &str)> {
     let (directory, name) = (parts.next()?, parts.next()?);
     let ours = directory == "afnet" || directory.starts_with("afnet-");
     (ours && !name.is_empty()).then_some((directory, name))
+}
+
+fn make(path: PathBuf) -> Result<PathBuf, Refused> {
+    // Whatever the umask is: who can make a cgroup below owns it.
+    let made = fs::DirBuilder::new().recursive(true).mode(0o755).create(&path);
+    made.refused(|| format!("making the cgroup {}", path.display()))?;
+    Ok(path)
 }
 
 /// Visits a directory and those below it, innermost first.
