@@ -60,7 +60,7 @@ static __always_inline bool local_wants6(const struct ipv6hdr *ip, void *end, __
 		return ip->nexthdr != IPPROTO_ICMPV6 ||
 		       !(icmp6_is_nd(icmp->type) || icmp6_is_mld(icmp->type));
 	if (ip->nexthdr == IPPROTO_FRAGMENT)
-		return udp->source >> 8 == IPPROTO_UDP && c->shifts;
+		return *(__u8 *)(ip + 1) == IPPROTO_UDP && c->shifts;
 	if (ip->nexthdr == IPPROTO_UDP)
 		return claimed(slot, c, bpf_ntohs(udp->dest));
 	return ip->nexthdr == IPPROTO_ICMPV6 && (void *)(ports + 1) <= end &&
