@@ -10,6 +10,8 @@
 //!
 //! Rules:
 //! * One owner for each address of a realm, one for each delegated prefix (same network, same length).
+//! * One owner over all devices for what the kernel holds ([`Owned::in_kernel`]): when it delivers it looks at no
+//!   device. The same compartment may have it on several devices.
 //! * A prefix may lie within another one, and an address within any prefix: the longest match owns (as in a
 //!   routing table, and as the XDP program looks it up).
 //! * Two claims of one compartment conflict when their ports overlap and their addresses are equal or one is for all.
@@ -67,9 +69,14 @@ impl Owned {
         }
     }
 
-    /// Whether the kernel's device has it too.
+    /// Whether the kernel takes it for its own too: an address of the device, or a prefix by a local route.
     pub fn in_kernel(&self) -> bool {
-        !self.fast_only && !self.delegated && self.realm.vlan == Vlan::NONE
+        !self.fast_only && self.realm.vlan == Vlan::NONE
+    }
+
+    /// Whether the kernel's device has the address itself.
+    pub fn on_device(&self) -> bool {
+        self.in_kernel() && !self.delegated
     }
 
     /// For people: `192.0.2.1/24`.
@@ -231,6 +238,18 @@ impl Registry {
             let errno = if owner == slot { Errno::EXIST } else { Errno::ADDRINUSE };
             return Err(Refused::new(errno, format!("{} belongs to {name} already", owned.text())));
         }
+        if owned.in_kernel()
+            && let Some((owner, _)) = self.kernel_holder(prefix)
+            && owner != slot
+        {
+            let name = self.get(owner).map_or("?", |c| c.name.as_str());
+            let text = format!(
+                "{} belongs to {name} on another device, and the kernel, which serves both, tells no devices apart: \
+                 add it `fast-only`, so that the fast path alone serves it here",
+                owned.text()
+            );
+            return Err(Refused::new(Errno::ADDRINUSE, text));
+        }
         let (addresses, prefixes) = self
             .realms
             .iter()
@@ -277,16 +296,31 @@ impl Registry {
         self.realms.get(&realm)?.owner(address)
     }
 
-    /// Owner of an address that the kernel holds too, in any realm (the kernel has one such owner at most for each
-    /// device, and looks at no device when it delivers locally).
+    /// Who has exactly this prefix or address of those that the kernel holds too; on the first device that has it.
+    pub fn kernel_holder(&self, prefix: Prefix) -> Option<(Slot, Owned)> {
+        self.untagged().filter_map(|realm| self.find(realm, prefix)).find(|(_, owned)| owned.in_kernel())
+    }
+
+    /// What owns an address of those that the kernel holds too, on any device: the longest match, as for the kernel.
+    pub fn kernel_match(&self, address: IpAddr) -> Option<(Slot, Owned)> {
+        let best = |realm| {
+            let mut matches = self.realms.get(&realm)?.matches(address);
+            matches.find_map(|(prefix, _)| self.find(realm, prefix).filter(|(_, owned)| owned.in_kernel()))
+        };
+        self.untagged().filter_map(best).max_by_key(|(_, owned)| owned.prefix().len)
+    }
+
+    /// The compartment of it.
     pub fn kernel_owner(&self, address: IpAddr) -> Option<Slot> {
-        let prefix = Prefix { address, len: bits(address) };
-        self.realms
-            .iter()
-            .filter(|(realm, _)| realm.vlan == Vlan::NONE)
-            .find_map(|(realm, _)| self.find(*realm, prefix))
-            .filter(|(_, owned)| owned.in_kernel())
-            .map(|(slot, _)| slot)
+        self.kernel_match(address).map(|(slot, _)| slot)
+    }
+
+    /// The realms that the kernel's devices are in, in order of device.
+    fn untagged(&self) -> impl Iterator<Item = Realm> {
+        let mut realms: Vec<_> =
+            self.realms.keys().filter(|realm| realm.vlan == Vlan::NONE).copied().collect();
+        realms.sort_unstable();
+        realms.into_iter()
     }
 }
 

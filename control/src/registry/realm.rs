@@ -79,14 +79,18 @@ impl Owners {
 
     /// Owner of an address by the longest match.
     pub fn owner(&self, address: IpAddr) -> Option<Slot> {
-        if let Some(slot) = self.exact.get(&address) {
-            return Some(*slot);
-        }
+        self.matches(address).next().map(|(_, slot)| slot)
+    }
+
+    /// Everything that an address lies in, with its owner, longest first.
+    pub fn matches(&self, address: IpAddr) -> impl Iterator<Item = (Prefix, Slot)> {
+        let exact = self.exact.get(&address).map(|slot| (Prefix { address, len: bits(address) }, *slot));
         let v6 = address.is_ipv6();
-        self.prefixes
-            .range((v6, 0)..=(v6, 128))
-            .rev()
-            .find_map(|((_, len), networks)| networks.get(&Prefix { address, len: *len }.network()).copied())
+        let prefixes = self.prefixes.range((v6, 0)..=(v6, 128)).rev();
+        exact.into_iter().chain(prefixes.filter_map(move |((_, len), networks)| {
+            let prefix = Prefix { address: Prefix { address, len: *len }.network(), len: *len };
+            networks.get(&prefix.address).map(|slot| (prefix, *slot))
+        }))
     }
 
     /// Number of exact addresses.

@@ -68,12 +68,64 @@ fn one_owner_for_an_address_of_a_realm() {
     assert_eq!(again.errno, Errno::ADDRINUSE);
     assert!(again.message.contains("belongs to a"), "{again}");
     assert_eq!(registry.add_address(a, owned("192.0.2.1/24", here)).unwrap_err().errno, Errno::EXIST);
-    for other in [realm(1, "none"), realm(0, "7"), realm(0, "ad:7"), realm(0, "7.7")] {
+    for other in [realm(0, "7"), realm(0, "ad:7"), realm(0, "7.7"), realm(1, "7")] {
         registry.add_address(b, owned("192.0.2.1/24", other)).unwrap();
         assert_eq!(registry.owner(other, "192.0.2.1".parse().unwrap()), Some(b));
     }
     assert_eq!(registry.owner(here, "192.0.2.1".parse().unwrap()), Some(a));
     assert_eq!(registry.kernel_owner("192.0.2.2".parse().unwrap()), None);
+}
+
+#[test]
+fn one_owner_over_all_devices_for_what_the_kernel_holds() {
+    let (mut registry, a, b) = two();
+    let (here, there) = (realm(0, "none"), realm(1, "none"));
+    let fast = |owned| Owned { fast_only: true, ..owned };
+    for one in
+        [owned("192.0.2.1/24", here), delegated("198.51.100.0/28", here), delegated("2001:db8::/64", here)]
+    {
+        registry.add_address(a, one).unwrap();
+        let same = Owned { realm: there, ..one };
+        let refused = registry.add_address(b, same).unwrap_err();
+        assert_eq!(refused.errno, Errno::ADDRINUSE);
+        assert!(
+            refused.message.contains("belongs to a") && refused.message.contains("fast-only"),
+            "{refused}"
+        );
+        assert_eq!(registry.kernel_holder(one.prefix()), Some((a, one)));
+        // The fast path tells devices apart; the kernel has VLANs for itself.
+        registry.add_address(b, fast(same)).unwrap();
+        assert_eq!(registry.kernel_owner(one.address), Some(a));
+        registry.remove_address(there, one.prefix()).unwrap();
+        registry.add_address(b, Owned { realm: realm(1, "7"), ..one }).unwrap();
+        // A compartment may be reached by several devices.
+        registry.add_address(a, same).unwrap();
+        assert_eq!(registry.remove_address(here, one.prefix()).unwrap().0, a);
+        assert_eq!(registry.kernel_holder(one.prefix()), Some((a, same)));
+        assert_eq!(registry.add_address(b, one).unwrap_err().errno, Errno::ADDRINUSE);
+        registry.remove_address(there, one.prefix()).unwrap();
+        assert_eq!(registry.kernel_holder(one.prefix()), None);
+        registry.add_address(b, one).unwrap();
+    }
+}
+
+#[test]
+fn the_kernels_owner_is_the_longest_match_of_all_devices() {
+    let (mut registry, a, b) = two();
+    let (here, there) = (realm(0, "none"), realm(1, "none"));
+    registry.add_address(a, delegated("10.0.0.0/8", here)).unwrap();
+    registry.add_address(b, delegated("10.1.0.0/16", there)).unwrap();
+    registry.add_address(a, owned("10.1.0.5/16", here)).unwrap();
+    registry.add_address(b, Owned { fast_only: true, ..owned("10.0.0.7/8", here) }).unwrap();
+    for (address, owner) in [
+        ("10.9.9.9", Some(a)),
+        ("10.1.9.9", Some(b)),
+        ("10.1.0.5", Some(a)),
+        ("10.0.0.7", Some(a)),
+        ("11.0.0.1", None),
+    ] {
+        assert_eq!(registry.kernel_owner(address.parse().unwrap()), owner, "{address}");
+    }
 }
 
 #[test]
