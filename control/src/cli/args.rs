@@ -225,15 +225,19 @@ pub enum AddrCommand {
     /// LEN is the on-link prefix (without: the full length); the compartment owns the address alone. With `delegated`
     /// it owns the whole prefix; where prefixes overlap, the longest match wins.
     ///
-    /// The kernel's device gets the address too (as /32 or /128), so that what takes no fast path is served by the
-    /// host's stack, unless `fast-only` is said. Delegated prefixes and addresses of a VLAN are never given to the
-    /// kernel.
+    /// The kernel gets the address too (as /32 or /128 of the device; a delegated prefix as a local route), so that what
+    /// takes no fast path is served by the host's stack, unless `fast-only` is said. Addresses of a VLAN are never given
+    /// to the kernel.
     ///
     /// VLAN is N (802.1Q), ad:N (802.1ad) or OUTER.INNER (802.1Q within 802.1ad). The same address may belong to
-    /// different compartments in different VLANs or on different devices.
+    /// different compartments in different VLANs, and on different devices if all but one have it `fast-only`: the
+    /// kernel tells no devices apart.
     #[command(alias = "a")]
     Add(Words),
     /// Take an address away: ADDR[/LEN] dev DEV [vlan VLAN [proto 802.1ad]] [afnetns NAME] [delegated].
+    ///
+    /// Its TCP connections are closed, and connected UDP sockets report ECONNABORTED (kernels with
+    /// CONFIG_INET_DIAG_DESTROY).
     #[command(alias = "d", alias = "delete")]
     Del(Words),
     /// List addresses: [dev DEV] [vlan VLAN [proto 802.1ad]] [afnetns NAME].

@@ -3,7 +3,7 @@
 //! | step of giving | undone by |
 //! |---|---|
 //! | registry: one owner in a realm | removal |
-//! | kernel's device (/32, /128), or a route over the host link if the kernel is not to have it | `del` |
+//! | kernel's device (/32, /128); of a prefix a local route; a route over the host link if the kernel is not to have it | `del`, after its connections were closed |
 //! | workers: what the compartment may send from | the list without it |
 //! | XDP program: from now on it answers for the address | removal from its maps |
 //! | kernel path: sockets of the compartment may use it | removal from its maps |
@@ -12,6 +12,7 @@
 use std::net::IpAddr;
 
 use afnet_abi::control::{Address, AddressSpec, AddressState, Event};
+use afnet_abi::vlan::Vlan;
 use afnet_bpf::AddressEntry;
 use afnet_dataplane::OwnedAddress;
 use rustix::io::Errno;
@@ -19,6 +20,8 @@ use rustix::io::Errno;
 use super::core::Core;
 use super::device::{bpf, dataplane_error};
 use crate::error::Refused;
+use crate::netlink::local::LocalRoute;
+use crate::netlink::{self, Netlink};
 use crate::registry::{Owned, Prefix, Realm, Slot, bits};
 
 impl Core {
@@ -68,7 +71,12 @@ impl Core {
             return Err(Refused::new(Errno::ADDRNOTAVAIL, text));
         }
         let (slot, owned) = self.registry.remove_address(realm, prefix).ok_or_else(missing)?;
+        // Before the address goes, since the kernel sends no RST without it; and after, for those that came meanwhile.
+        let busy = self.close_connections(slot, &owned);
         self.uninstall(slot, &owned);
+        if busy {
+            self.close_connections(slot, &owned);
+        }
         self.tell_addresses(slot)?;
         self.save(slot)?;
         self.flush_routes_soon();
@@ -85,23 +93,31 @@ impl Core {
         self.confine_address(slot, owned)
     }
 
-    /// The kernel's part: the address on its device, or a way to the workers. Having it already is fine.
+    /// The kernel's part: the address on its device, the prefix as its own, or a way to the workers. Having it already
+    /// is fine.
     pub(super) fn install_kernel(&mut self, owned: &Owned) -> Result<(), Refused> {
         let Some(live) = self.devices.get(usize::from(owned.realm.device)).and_then(|d| d.live.as_ref())
         else {
             return Ok(());
         };
         let ifindex = live.link.ifindex;
-        if owned.in_kernel() {
+        if owned.on_device() {
             let name = &live.link.name;
             return match self.netlink.add_address(ifindex, owned.address) {
                 Err(e) if e.errno == Errno::EXIST => Ok(()),
                 other => other.map_err(|e| e.refused(format!("adding {} to {name}", owned.address))),
             };
         }
+        if owned.in_kernel() {
+            let what = || format!("making {} the kernel's own", owned.text());
+            // Claimed ports of a prefix have no socket of the kernel that could take what exceeds the host link.
+            let mtu = self.host.as_ref().map(|host| host.link.kernel.mtu);
+            let route = local_route(owned, ifindex);
+            return self.netlink.add_local_route(route, mtu).map_err(|e| e.refused(what()));
+        }
         // In a tagged realm the host is no member.
         if let Some(host) = &self.host
-            && owned.realm.vlan == afnet_abi::vlan::Vlan::NONE
+            && owned.realm.vlan == Vlan::NONE
         {
             let source = self.mirror.host_source(ifindex, owned.address.is_ipv6());
             host.link.add_route(&mut self.netlink, owned.prefix(), source)?;
@@ -160,7 +176,7 @@ impl Core {
             return;
         };
         let gone = if owned.in_kernel() {
-            self.netlink.del_address(live.link.ifindex, owned.address)
+            remove_from_kernel(&mut self.netlink, owned, live.link.ifindex)
         } else if let Some(host) = &self.host {
             host.link.del_route(&mut self.netlink, owned.prefix())
         } else {
@@ -171,6 +187,20 @@ impl Core {
                 tracing::error!("taking {} from the kernel: {e}", owned.text());
             }
             _ => {}
+        }
+    }
+
+    /// Takes the prefixes of a device that is gone from the kernel.
+    pub(super) fn remove_local_routes(&mut self, device: u16, ifindex: u32) {
+        let realm = Realm { device, vlan: Vlan::NONE };
+        for owned in self.registry.iter().flat_map(|(_, c)| &c.addresses) {
+            if owned.realm == realm
+                && owned.delegated
+                && owned.in_kernel()
+                && let Err(e) = self.netlink.del_local_route(local_route(owned, ifindex))
+            {
+                tracing::error!("taking {} from the kernel: {e}", owned.text());
+            }
         }
     }
 
@@ -235,5 +265,22 @@ impl Core {
     /// Whether a compartment owns an address in some realm.
     pub(super) fn owns(&self, slot: Slot, address: IpAddr) -> bool {
         self.registry.get(slot).is_some_and(|c| c.addresses.iter().any(|o| o.prefix().contains(address)))
+    }
+}
+
+fn local_route(owned: &Owned, ifindex: u32) -> LocalRoute {
+    LocalRoute { prefix: owned.prefix(), device: ifindex }
+}
+
+/// Takes from the kernel what it holds for a device.
+pub(super) fn remove_from_kernel(
+    netlink: &mut Netlink,
+    owned: &Owned,
+    ifindex: u32,
+) -> Result<(), netlink::Error> {
+    if owned.on_device() {
+        netlink.del_address(ifindex, owned.address)
+    } else {
+        netlink.del_local_route(local_route(owned, ifindex))
     }
 }

@@ -14,6 +14,7 @@ use super::endpoint::Endpoint;
 use super::host::Host;
 use super::mirror::Mirror;
 use super::resolve::Resolver;
+use super::sockets::Sockets;
 use crate::config::Config;
 use crate::error::Refused;
 use crate::names::Instance;
@@ -38,6 +39,7 @@ pub struct Core {
     pub(super) devices: Vec<Device>,
     pub(super) host: Option<Host>,
     pub(super) dataplane: Dataplane,
+    pub(super) sockets: Sockets,
     /// By connection: each has at most one.
     pub(super) endpoints: HashMap<u64, Endpoint>,
     pub(super) resolver: Resolver,

@@ -258,7 +258,7 @@ impl Core {
         }
         let compartment = self.registry.get(slot);
         let owned = compartment.map(|c| c.addresses.as_slice()).unwrap_or_default();
-        let wanted = owned.iter().filter(|o| o.in_kernel() && address.is_none_or(|a| a == o.address));
+        let wanted = owned.iter().filter(|o| o.on_device() && address.is_none_or(|a| a == o.address));
         for owned in wanted {
             if !proofs.iter().any(|p| p.covers(owned.address)) {
                 let text = format!(

@@ -21,6 +21,7 @@
 //! | [`enter`] | who may move which process into a compartment |
 //! | [`endpoint`], [`proof`] | what tenants attach and claim |
 //! | [`resolve`], [`mirror`] | where packets go: the kernel's routes and neighbours |
+//! | [`sockets`] | connections of addresses that are taken away |
 //! | [`report`] | answers to those who look |
 //! | [`start`], [`stop`] | order of coming up, restoring, and leaving nothing |
 //! | [`run`] | the event loop |
@@ -42,5 +43,6 @@ pub mod proof;
 pub mod report;
 pub mod resolve;
 pub mod run;
+pub mod sockets;
 pub mod start;
 pub mod stop;

@@ -130,7 +130,7 @@ impl Core {
         let own: Vec<Owned> = own.iter().filter(|o| o.realm.vlan == Vlan::NONE).copied().collect();
         let oif = (key.ifindex != 0).then_some(key.ifindex);
         // A source that the kernel does not have would be refused; rules by source do not apply to it.
-        let src = key.src.filter(|src| own.iter().any(|o| o.in_kernel() && o.address == *src));
+        let src = key.src.filter(|src| own.iter().any(|o| o.on_device() && o.address == *src));
         let query = RouteQuery { dst: key.dst, src, oif };
         let answer = self.netlink.route(&query);
         let mut errno = Errno::NETUNREACH;

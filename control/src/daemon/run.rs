@@ -354,6 +354,8 @@ impl Core {
         if let Err(e) = live.demux.detach() {
             tracing::debug!("detaching from {}: {e}", live.link.name);
         }
+        // The kernel has taken the addresses, but not the prefixes, which are routes of `lo`.
+        self.remove_local_routes(index, ifindex);
         self.forget_routes(ifindex);
         self.flush_routes_soon();
     }

@@ -11,6 +11,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use afnet_abi::vlan::Vlan;
 use afnet_dataplane as dp;
 use mio::{Poll, Token, Waker};
 use rustix::io::Errno;
@@ -21,11 +22,12 @@ use super::device::{self, Device};
 use super::host::Host;
 use super::mirror::Mirror;
 use super::resolve::Resolver;
+use super::sockets::Sockets;
 use crate::config::{Config, Wake};
 use crate::error::{Context, Refused};
 use crate::names::Instance;
 use crate::netlink::Netlink;
-use crate::registry::{Limits, Registry};
+use crate::registry::{Limits, Prefix, Realm, Registry, bits};
 use crate::state::{Saved, Store};
 use crate::system::{bpffs, caps, cgroup::Cgroups};
 
@@ -69,6 +71,7 @@ impl Core {
             devices,
             host: None,
             dataplane,
+            sockets: Sockets::open().refused(|| "opening sock_diag")?,
             endpoints: HashMap::new(),
             resolver: Resolver::default(),
             dying: Vec::new(),
@@ -165,16 +168,42 @@ impl Core {
         Ok(())
     }
 
-    /// Kernel addresses of a daemon whose state is gone: nobody else would ever remove them.
+    /// Kernel addresses and local routes of a daemon whose state is gone: nobody else would ever remove them.
     fn remove_strays(&mut self) {
-        for live in self.devices.iter().filter_map(|d| d.live.as_ref()) {
-            let ifindex = live.link.ifindex;
-            for address in self.mirror.ours(ifindex) {
-                if self.registry.kernel_owner(address).is_none() {
-                    tracing::warn!("removing {address} from {}, left by a former afnetd", live.link.name);
-                    if let Err(e) = self.netlink.del_address(ifindex, address) {
-                        tracing::error!("taking {address} from {}: {e}", live.link.name);
+        let held = |registry: &Registry, device, prefix| {
+            let found = registry.find(Realm { device, vlan: Vlan::NONE }, prefix);
+            found.is_some_and(|(_, owned)| owned.in_kernel())
+        };
+        for (device, live) in (0u16..).zip(&self.devices) {
+            let Some(link) = live.live.as_ref().map(|live| &live.link) else { continue };
+            for address in self.mirror.ours(link.ifindex) {
+                if !held(&self.registry, device, Prefix { address, len: bits(address) }) {
+                    tracing::warn!("removing {address} from {}, left by a former afnetd", link.name);
+                    if let Err(e) = self.netlink.del_address(link.ifindex, address) {
+                        tracing::error!("taking {address} from {}: {e}", link.name);
                     }
+                }
+            }
+        }
+        let known = self.netlink.links().and_then(|links| Ok((links, self.netlink.local_routes()?)));
+        let (links, routes) = match known {
+            Ok(known) => known,
+            Err(e) => {
+                tracing::error!("looking for local routes of a former afnetd: {e}");
+                return;
+            }
+        };
+        for route in routes {
+            let stray = match self.device_by_ifindex(route.device) {
+                Some(device) => !held(&self.registry, device, route.prefix),
+                // Of a device that is gone; or of another daemon's.
+                None => links.iter().all(|link| link.ifindex != route.device),
+            };
+            if stray {
+                let Prefix { address, len } = route.prefix;
+                tracing::warn!("removing the local route {address}/{len}, left by a former afnetd");
+                if let Err(e) = self.netlink.del_local_route(route) {
+                    tracing::error!("removing the local route {address}/{len}: {e}");
                 }
             }
         }

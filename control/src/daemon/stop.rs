@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
+use super::address::remove_from_kernel;
 use super::compartment::GRACE;
 use super::core::Core;
 use crate::system::bpffs;
@@ -38,8 +39,8 @@ impl Core {
             for owned in compartment.addresses.iter().filter(|o| o.in_kernel()) {
                 let live = devices.get(usize::from(owned.realm.device)).and_then(|d| d.live.as_ref());
                 let Some(live) = live else { continue };
-                if let Err(e) = netlink.del_address(live.link.ifindex, owned.address) {
-                    tracing::warn!("taking {} from {}: {e}", owned.address, live.link.name);
+                if let Err(e) = remove_from_kernel(&mut netlink, owned, live.link.ifindex) {
+                    tracing::warn!("taking {} from the kernel: {e}", owned.text());
                 }
             }
         }

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! The workers hand to the kernel what is for the host or for nobody on the fast path; the kernel reaches addresses
-//! that it does not hold itself (`fast-only`, delegated prefixes) by routes over its end. That end has no addresses
+//! that it does not hold itself (`fast-only`) by routes over its end. That end has no addresses
 //! and no ARP: whatever is sent there is for the workers.
 
 use std::net::IpAddr;

@@ -5,10 +5,10 @@
 //! IPV6_FREEBIND: that looks at the addresses of devices). The metric is the index of the device that the prefix was
 //! given on: so a prefix may be held for several devices, and each daemon knows its own routes again by it.
 
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::route::{
-    RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+    RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteScope, RouteType,
 };
 use rustix::io::Errno;
 
@@ -71,12 +71,12 @@ impl LocalRoute {
 }
 
 impl Netlink {
-    /// Makes the kernel take a prefix for its own. Having it already is fine.
-    pub fn add_local_route(&mut self, route: LocalRoute) -> Result<(), Error> {
-        match self.change(RouteNetlinkMessage::NewRoute(route.message()), NLM_F_CREATE | NLM_F_EXCL) {
-            Err(e) if e.errno == Errno::EXIST => Ok(()),
-            other => other,
-        }
+    /// Makes the kernel take a prefix for its own; what it sends there itself is cut to `mtu`. Having it already is
+    /// fine.
+    pub fn add_local_route(&mut self, route: LocalRoute, mtu: Option<u32>) -> Result<(), Error> {
+        let mut message = route.message();
+        message.attributes.extend(mtu.map(|mtu| RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)])));
+        self.change(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_REPLACE)
     }
 
     /// Undoes it. Nothing there is fine.

@@ -99,13 +99,23 @@ impl SockDiag {
     }
 
     /// Closes the sockets that are local to an address or prefix, IPv4-mapped ones included, and returns how many.
-    pub fn destroy_local(&mut self, prefix: Prefix, which: Which) -> Result<usize, Error> {
+    /// `gone`: whether this address of the prefix is meant.
+    pub fn destroy_local(
+        &mut self,
+        prefix: Prefix,
+        which: Which,
+        gone: impl Fn(IpAddr) -> bool,
+    ) -> Result<usize, Error> {
         let mut destroyed = HashSet::new();
         for _ in 0..PASSES {
             let before = destroyed.len();
             for socket in self.local(prefix, which)? {
-                if !destroyed.contains(&socket.socket_id.cookie) && self.destroy(&socket, which)? {
-                    destroyed.insert(socket.socket_id.cookie);
+                let id = &socket.socket_id;
+                if gone(id.source_address.to_canonical())
+                    && !destroyed.contains(&id.cookie)
+                    && self.destroy(&socket, which)?
+                {
+                    destroyed.insert(id.cookie);
                 }
             }
             if destroyed.len() == before {

@@ -129,7 +129,7 @@ fn a_prefix_is_the_kernels_while_it_has_a_local_route() {
         ] {
             let (here, there) = (LocalRoute { prefix, device: index }, LocalRoute { prefix, device: 99 });
             for route in [here, there, here] {
-                netlink.add_local_route(route).unwrap();
+                netlink.add_local_route(route, Some(1500)).unwrap();
             }
             let mut all = netlink.local_routes().unwrap();
             all.sort_by_key(|r| r.device);
@@ -139,7 +139,8 @@ fn a_prefix_is_the_kernels_while_it_has_a_local_route() {
             netlink.del_local_route(there).unwrap();
             let to: SocketAddr = inside.parse().unwrap();
             let query = RouteQuery { dst: to.ip(), src: None, oif: None };
-            assert_eq!(netlink.route(&query).unwrap().kind, Kind::Local);
+            let found = netlink.route(&query).unwrap();
+            assert_eq!((found.kind, found.mtu), (Kind::Local, Some(1500)));
             let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
             let server = TcpListener::bind(any).unwrap();
             let to = SocketAddr::new(to.ip(), server.local_addr().unwrap().port());
@@ -152,7 +153,7 @@ fn a_prefix_is_the_kernels_while_it_has_a_local_route() {
         // What others have made is not ours, nor in our way.
         netlink.add_address(LOOPBACK, ip("192.0.2.1")).unwrap();
         let all = LocalRoute { prefix: prefix("192.0.2.1", 32), device: index };
-        netlink.add_local_route(all).unwrap();
+        netlink.add_local_route(all, None).unwrap();
         assert_eq!(netlink.local_routes().unwrap(), [all]);
         netlink.del_local_route(all).unwrap();
         let query = RouteQuery { dst: ip("192.0.2.1"), src: None, oif: None };

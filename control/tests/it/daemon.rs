@@ -1,10 +1,12 @@
 //! Devices and modes, starts that fail, configuration files, what stays and what goes.
 
 use std::fs;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 
 use afnet_tests::afnetd::{Afnetd, binary};
-use afnet_tests::bed::DEVICE;
+use afnet_tests::bed::{Bed, DEVICE, PEER};
 use afnet_tests::netns::{Netns, unique};
 use afnet_tests::process::Process;
 use afnet_tests::veth::Veth;
@@ -121,8 +123,10 @@ fn an_interface_may_vanish_and_come_back() {
     let mut daemon = Afnetd::start(&bed);
     daemon.add_compartment("a", &["192.0.2.10/24", "2001:db8::10/64"]);
     daemon.add_address("a", "192.0.2.64/28", |spec| spec.delegated = true);
+    assert!(bed.host.ip("route show table local").contains("192.0.2.64/28"));
     bed.host.ip(&format!("link del {DEVICE}"));
     wait::until_true("the device to be absent", || daemon.json("status")["devices"][0]["mode"] == "absent");
+    assert!(!bed.host.ip("route show table local").contains("192.0.2.64/28"));
     daemon.ok("add b");
     daemon.ok(&format!("addr add 192.0.2.20/24 dev {DEVICE} afnetns b"));
     Veth::default().connect((&bed.host, DEVICE), (&bed.peer, "peer1"));
@@ -131,6 +135,7 @@ fn an_interface_may_vanish_and_come_back() {
         let addresses = bed.host.ip("addr");
         ["192.0.2.10/32", "2001:db8::10/128", "192.0.2.20/32"].iter().all(|a| addresses.contains(a))
     });
+    assert!(bed.host.ip("route show table local").contains("192.0.2.64/28"));
     daemon.ok("del a");
     daemon.ok("del b");
     daemon.kill();
@@ -141,6 +146,21 @@ fn addresses_of_the_host_are_not_for_compartments_and_strays_are_removed() {
     let bed = bed("host");
     let mut daemon = Afnetd::start(&bed);
     daemon.add_compartment("a", &["192.0.2.10/24"]);
+    let prefixes = ["198.51.100.0/28", "2001:db8:1::/64"];
+    for prefix in prefixes {
+        daemon.add_address("a", prefix, |spec| spec.delegated = true);
+    }
+    let routed = || {
+        let routes = bed.host.ip("route show table local") + &bed.host.ip("-6 route show table local");
+        prefixes.iter().filter(|p| routes.contains(**p)).count()
+    };
+    assert_eq!(routed(), 2);
+    // Those of others: by protocol, by metric.
+    bed.host.ip("route add local 203.0.113.0/24 dev lo");
+    let other = bed.host.ifindex("lo");
+    bed.host.ip(&format!("route add local 203.0.114.0/24 dev lo proto 175 metric {other}"));
+    // Of a device that has gone since.
+    bed.host.ip("route add local 203.0.115.0/24 dev lo proto 175 metric 4711");
     for own in ["192.0.2.1/24", "2001:db8::1/64", "192.0.2.1/24 fast-only"] {
         let said =
             daemon.fails(&format!("addr add {own} dev {DEVICE} afnetns a").replace(" fast-only dev", " dev"));
@@ -151,9 +171,61 @@ fn addresses_of_the_host_are_not_for_compartments_and_strays_are_removed() {
     fs::remove_dir_all(daemon.socket_path().parent().unwrap().join("compartments")).unwrap();
     daemon.restart();
     assert!(!bed.host.ip("addr").contains("192.0.2.10"));
+    assert_eq!(routed(), 0);
+    let routes = bed.host.ip("route show table local");
+    assert!(routes.contains("203.0.113.0/24") && routes.contains("203.0.114.0/24"), "{routes}");
+    assert!(!routes.contains("203.0.115.0/24"), "{routes}");
     daemon.add_compartment("a", &["192.0.2.10/24"]);
     assert!(bed.host.ip("addr").contains("192.0.2.10/32"));
     daemon.kill();
+}
+
+/// A connection of the peer's to `listener`, both ends.
+fn connect(bed: &Bed, listener: &TcpListener) -> (TcpStream, TcpStream) {
+    let client = bed.peer.enter(|| TcpStream::connect(listener.local_addr().unwrap()).unwrap());
+    let (server, _) = listener.accept().unwrap();
+    client.set_read_timeout(Some(wait::PATIENCE)).unwrap();
+    server.set_read_timeout(Some(wait::PATIENCE)).unwrap();
+    (client, server)
+}
+
+#[test]
+fn connections_of_an_address_that_is_taken_away_are_closed() {
+    let bed = bed("closed");
+    let mut daemon = Afnetd::start(&bed);
+    daemon.add_compartment("a", &["192.0.2.10/24", "192.0.2.11/24", "2001:db8::10/64"]);
+    daemon.add_compartment("b", &["198.51.100.5/32"]);
+    daemon.add_address("a", "198.51.100.0/28", |spec| spec.delegated = true);
+    bed.peer.ip(&format!("route add 198.51.100.0/28 dev {PEER}"));
+    let listen = |address: &str| {
+        let address: IpAddr = address.parse().unwrap();
+        wait::until("the address to be usable", || bed.host.enter(|| TcpListener::bind((address, 0)).ok()))
+    };
+    let others = ["192.0.2.1", "192.0.2.11", "198.51.100.5"].map(listen);
+    let other_streams = others.each_ref().map(|listener| connect(&bed, listener));
+    for (address, line) in [
+        ("192.0.2.10", "192.0.2.10/24"),
+        ("2001:db8::10", "2001:db8::10/64"),
+        ("198.51.100.7", "198.51.100.0/28 delegated"),
+    ] {
+        let listener = listen(address);
+        let (mut client, mut server) = connect(&bed, &listener);
+        let udp = bed.host.enter(|| UdpSocket::bind((address, 0)).unwrap());
+        bed.host.enter(|| udp.connect(client.local_addr().unwrap()).unwrap());
+        daemon.ok(&format!("addr del {line} dev {DEVICE} afnetns a"));
+        let ended = server.read(&mut [0]).unwrap_err();
+        assert_eq!(ended.kind(), ErrorKind::ConnectionAborted, "{address}");
+        // The peer was told.
+        let ended = client.read(&mut [0]).unwrap_err();
+        assert_eq!(ended.kind(), ErrorKind::ConnectionReset, "{address}");
+        assert_eq!(udp.take_error().unwrap().map(|e| e.kind()), Some(ErrorKind::ConnectionAborted));
+        assert!(listener.take_error().unwrap().is_none(), "listeners are the program's");
+    }
+    for (mut client, mut server) in other_streams {
+        client.write_all(b"x").unwrap();
+        server.read_exact(&mut [0]).unwrap();
+    }
+    daemon.stop();
 }
 
 #[test]

@@ -161,8 +161,8 @@ pub enum Request {
         tx_len: Option<u64>,
     },
     /// Claims UDP ports for this connection's endpoint. One bound kernel UDP socket for each address that the
-    /// kernel holds comes along as proof that the port is the caller's (not for `fast_only` addresses, nor for
-    /// blocks).
+    /// kernel holds comes along as proof that the port is the caller's (not for `fast_only` addresses, nor
+    /// delegated prefixes, nor for blocks).
     Claim {
         /// First port; 0 asks for any free one (only with `count` 1).
         port: u16,
@@ -203,7 +203,7 @@ pub struct AddressSpec {
     /// The whole prefix belongs to the compartment (longest match wins), not just the address.
     #[serde(default)]
     pub delegated: bool,
-    /// The kernel's device does not get the address: the fast path alone owns it.
+    /// The kernel does not get the address or prefix: the fast path alone owns it.
     #[serde(default)]
     pub fast_only: bool,
 }

@@ -1,10 +1,11 @@
 //! UDP echo over the fast path, by the peer's kernel.
 
 use std::collections::BTreeMap;
+use std::net::{TcpListener, TcpStream};
 
 use afnet_tests::{
     afnetd::Afnetd,
-    bed::{Bed, PEER, PEER_V4, PEER_V6, socket_in},
+    bed::{Bed, HOST_V4, HOST_V6, PEER, PEER_V4, PEER_V6, socket_in},
     netns::parse_mac,
     veth::Veth,
 };
@@ -117,6 +118,7 @@ fn a_delegated_prefix() {
     daemon.ok("add red");
     daemon.ok("addr add 2001:db8:0:1::/64 dev dev0 afnetns red delegated");
     daemon.ok("addr add 198.51.100.0/28 dev dev0 afnetns red delegated");
+    daemon.ok("addr add 203.0.113.0/28 dev dev0 afnetns red delegated fast-only");
     let tenant = Tenant::claiming(&daemon, "red", 7).echo();
     bed.peer.ip(&format!("route add 2001:db8:0:1::/64 dev {PEER}"));
     bed.peer.ip(&format!("route add 198.51.100.0/28 dev {PEER}"));
@@ -125,6 +127,34 @@ fn a_delegated_prefix() {
     }
     for to in ["198.51.100.3", "198.51.100.14"] {
         ask(&bed.peer_socket(PEER_V4), at(to, 7), b"four");
+    }
+    // The host, bound to its address or to none; of `fast-only` by the host link.
+    for (to, own) in [
+        ("2001:db8:0:1::1", HOST_V6),
+        ("198.51.100.3", HOST_V4),
+        ("203.0.113.3", HOST_V4),
+        ("198.51.100.3", "0.0.0.0"),
+        ("203.0.113.3", "0.0.0.0"),
+        ("2001:db8:0:1::1", "::"),
+    ] {
+        let socket = socket_in(&bed.host, own, 0);
+        for len in [0, 1400, 4000] {
+            ask(&socket, at(to, 7), &bytes(len, 3));
+        }
+    }
+    // What takes no fast path is the kernel's, as for an address of a device.
+    bed.peer.ip(&format!("route add 203.0.113.0/28 dev {PEER}"));
+    for to in ["2001:db8:0:1::7", "198.51.100.7", "203.0.113.7"] {
+        bed.peer.run(&format!("ping -c 2 -i 0.01 -W 5 {to}"));
+    }
+    assert_eq!(daemon.counter("red", "tx_echo"), 2, "the kernel answers for what it holds");
+    for to in ["198.51.100.7", "2001:db8:0:1::7"] {
+        let server = bed.host.enter(|| TcpListener::bind("[::]:0").unwrap());
+        let to = at(to, server.local_addr().unwrap().port());
+        let client = bed.peer.enter(|| TcpStream::connect(to).unwrap());
+        let (stream, _) = server.accept().unwrap();
+        assert_eq!(stream.local_addr().unwrap().ip().to_canonical(), to.ip());
+        drop(client);
     }
     drop(tenant);
     daemon.stop();

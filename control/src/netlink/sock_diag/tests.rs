@@ -25,6 +25,10 @@ fn prefix(text: &str) -> Prefix {
     Prefix { address: ip(text), len: bits(ip(text)) }
 }
 
+fn destroy(diag: &mut SockDiag, prefix: Prefix, which: Which) -> Result<usize, Error> {
+    diag.destroy_local(prefix, which, |_| true)
+}
+
 /// With the addresses on `lo`.
 fn in_host(test: impl FnOnce(&mut SockDiag) + Send) {
     in_namespace(|| {
@@ -81,20 +85,20 @@ fn connections_of_an_address_are_closed_and_no_others() {
         for (address, of) in [(ip(V4), V4), (mapped, V4), (ip(V6), V6)] {
             let (listener, client, server) = connection(address);
             let (_other_listener, other_client, other_server) = connection(ip(OTHER));
-            assert_eq!(diag.destroy_local(prefix(of), Which::TcpConnections), Ok(1), "{address}");
+            assert_eq!(destroy(diag, prefix(of), Which::TcpConnections), Ok(1), "{address}");
             is_closed(client);
             is_closed(server);
             is_open(&other_client);
             is_open(&other_server);
             let _again = connect(listener.local_addr().unwrap());
-            let all = diag.destroy_local(prefix(of), Which::Tcp).unwrap();
+            let all = destroy(diag, prefix(of), Which::Tcp).unwrap();
             assert!(
                 (1..=2).contains(&all),
                 "{address}: the listener, which takes along what it has not accepted"
             );
             let refused = TcpStream::connect(listener.local_addr().unwrap()).unwrap_err();
             assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
-            assert_eq!(diag.destroy_local(prefix(of), Which::Tcp), Ok(0), "{address}");
+            assert_eq!(destroy(diag, prefix(of), Which::Tcp), Ok(0), "{address}");
         }
     });
 }
@@ -106,13 +110,14 @@ fn a_wildcard_listener_stays_and_its_connections_go() {
         let port = listener.local_addr().unwrap().port();
         let [four, six, other] = [V4, V6, OTHER].map(|a| connect((ip(a), port).into()));
         let wide = Prefix { address: ip("192.0.2.8"), len: 31 };
-        assert_eq!(diag.destroy_local(wide, Which::Tcp), Ok(0));
+        assert_eq!(destroy(diag, wide, Which::Tcp), Ok(0));
         let wide = Prefix { len: 30, ..wide };
-        assert_eq!(diag.destroy_local(wide, Which::TcpConnections), Ok(1));
+        assert_eq!(diag.destroy_local(wide, Which::Tcp, |address| address != ip(V4)), Ok(0));
+        assert_eq!(destroy(diag, wide, Which::TcpConnections), Ok(1));
         is_closed(four);
         is_open(&other);
         is_open(&six);
-        assert_eq!(diag.destroy_local(prefix(V6), Which::Tcp), Ok(1));
+        assert_eq!(destroy(diag, prefix(V6), Which::Tcp), Ok(1));
         is_closed(six);
         connect((ip(V4), port).into());
     });
@@ -130,7 +135,7 @@ fn every_listener_of_a_reuseport_group_is_closed() {
                 one
             })
             .collect();
-        assert_eq!(diag.destroy_local(prefix(V4), Which::Tcp), Ok(group.len()));
+        assert_eq!(destroy(diag, prefix(V4), Which::Tcp), Ok(group.len()));
         assert!(TcpStream::connect((ip(V4), 8080)).is_err());
     });
 }
@@ -144,11 +149,11 @@ fn udp_sockets_hear_that_their_address_is_gone() {
             connected.connect(bound.local_addr().unwrap()).unwrap();
             let other = UdpSocket::bind((ip(OTHER), 0)).unwrap();
             let wildcard = UdpSocket::bind("[::]:0").unwrap();
-            assert_eq!(diag.destroy_local(prefix(address), Which::UdpConnected), Ok(1));
+            assert_eq!(destroy(diag, prefix(address), Which::UdpConnected), Ok(1));
             assert_eq!(socket_error(&connected).unwrap(), Err(Errno::CONNABORTED));
             assert!(connected.peer_addr().is_err());
             assert_eq!(socket_error(&bound).unwrap(), Ok(()));
-            assert_eq!(diag.destroy_local(prefix(address), Which::Udp), Ok(1), "one has lost its port");
+            assert_eq!(destroy(diag, prefix(address), Which::Udp), Ok(1), "one has lost its port");
             assert_eq!(socket_error(&bound).unwrap(), Err(Errno::CONNABORTED));
             for socket in [other, wildcard] {
                 assert_eq!(socket_error(&socket).unwrap(), Ok(()));
@@ -159,7 +164,7 @@ fn udp_sockets_hear_that_their_address_is_gone() {
         let bound = UdpSocket::bind(mapped(V4)).unwrap();
         let connected = UdpSocket::bind(mapped(V4)).unwrap();
         connected.connect(bound.local_addr().unwrap()).unwrap();
-        assert_eq!(diag.destroy_local(prefix(V4), Which::Udp), Ok(2));
+        assert_eq!(destroy(diag, prefix(V4), Which::Udp), Ok(2));
         assert_eq!(socket_error(&connected).unwrap(), Err(Errno::CONNABORTED));
     });
 }
