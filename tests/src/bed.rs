@@ -12,7 +12,7 @@
 use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
 
-use crate::{netns::Netns, veth::Veth};
+use crate::{netns::Netns, veth::Veth, wait};
 
 /// afnetd's device in the host namespace.
 pub const DEVICE: &str = "dev0";
@@ -51,6 +51,9 @@ impl Bed {
         for (ns, device, v4, v6) in [(&host, DEVICE, HOST_V4, HOST_V6), (&peer, PEER, PEER_V4, PEER_V6)] {
             ns.ip(&format!("addr add {v4}/24 dev {device}"));
             ns.ip(&format!("addr add {v6}/64 dev {device} nodad"));
+            // The kernel adds it from a work queue; whoever compares routes must find it there from the start.
+            let route = format!("local {v6} dev {device}");
+            wait::until_true(&route, || ns.ip("-6 route show table local").contains(&route));
         }
         Self { host, peer }
     }
