@@ -14,8 +14,8 @@ struct afnet_ip {
 	__be32 word[4];
 };
 
-
-/* Key of `owner_prefixes`, value: slot: `len` bits of the address, counted from its first (IPv4: 96 more). */
+/* Key of `owner_prefixes`, value: slot: `len` bits of the address, counted from its first (IPv4: 96
+ * more). */
 struct afnet_owner_prefix {
 	__u32 len;
 	struct afnet_ip addr;

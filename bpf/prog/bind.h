@@ -128,8 +128,7 @@ int afnet_socket(struct bpf_sock *sk)
 struct wish {
 	struct afnet_ip addr;
 	__u16 port;
-	bool all;     /* ::, not IPv6 alone */
-	bool was_any; /* of the host's hook */
+	bool all; /* ::, not IPv6 alone */
 };
 
 /* Waits for the hidden port that another thread's bind() of the same port is about to get. */
@@ -377,69 +376,6 @@ int afnet_listen(struct bpf_sock_ops *ops)
 			__sync_fetch_and_add(&p->single.listening, 1);
 	}
 	s->flags |= AFNET_SOCKET_LISTENING;
-	return 1;
-}
-
-/* The host's own UDP sockets, attached at the root of all cgroups. */
-static __always_inline int bind_host(struct bpf_sock_addr *ctx, const struct afnet_ip *addr,
-				     bool all)
-{
-	struct afnet_socket new = {}, *s;
-	__u32 kinds = AFNET_SOCKET_SINGLE;
-	int error, one = 1;
-
-	if (ctx->protocol != IPPROTO_UDP || !ctx->user_port || !ctx->sk || ctx->sk->src_port ||
-	    is_group(addr) || bpf_get_netns_cookie(ctx) != netns_cookie)
-		return BIND_ALLOW;
-	s = bpf_sk_storage_get(&sockets, ctx->sk, &new, BPF_SK_STORAGE_GET_F_CREATE);
-	/* A compartment's: its own hook has seen it. */
-	if (!s || s->slot)
-		return BIND_ALLOW;
-	unregister(s);
-	s->flags = shares(kernel_sock(ctx->sk));
-	s->protocol = IPPROTO_UDP;
-	s->cookie = bpf_get_socket_cookie(ctx);
-	s->addr = *addr;
-	s->port = bpf_ntohs(ctx->user_port);
-	if (is_any(addr))
-		kinds = is_ip4(addr) ? AFNET_SOCKET_ANY4
-			: all	     ? AFNET_SOCKET_ANY4 | AFNET_SOCKET_ANY6
-				     : AFNET_SOCKET_ANY6;
-	error = enroll(s, kinds, uid_of(ctx->sk));
-	if (error == EADDRINUSE) {
-		bpf_set_retval(-error);
-		return 0;
-	}
-	/* The register knows of no other of the host's; one from before it was kept still collides
-	 * in the kernel. */
-	if (!error && kinds != AFNET_SOCKET_SINGLE && !(s->flags & AFNET_SOCKET_REUSE))
-		bpf_setsockopt(ctx, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
-	return BIND_ALLOW;
-}
-
-SEC("cgroup/bind4")
-int afnet_host_bind4(struct bpf_sock_addr *ctx)
-{
-	struct afnet_ip addr = ip4(ctx->user_ip4);
-
-	return bind_host(ctx, &addr, false);
-}
-
-SEC("cgroup/bind6")
-int afnet_host_bind6(struct bpf_sock_addr *ctx)
-{
-	struct afnet_ip addr = user_ip6(ctx);
-
-	return bind_host(ctx, &addr, ctx->sk && !ipv6_only(ctx->sk));
-}
-
-SEC("cgroup/sock_release")
-int afnet_host_close(struct bpf_sock *sk)
-{
-	struct afnet_socket *s = bpf_sk_storage_get(&sockets, sk, 0, 0);
-
-	if (s && !s->slot && s->port)
-		unregister(s);
 	return 1;
 }
 

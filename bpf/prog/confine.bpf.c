@@ -11,11 +11,12 @@
  *  sk_lookup                   the network namespace  steer.h
  *  tc ingress                  devices, lo            steer.h
  *  tc egress                   devices, lo            ping.h
- *  bind of the host's sockets  the root cgroup        bind.h
+ *  the host's own sockets      the root cgroup        host.h
  *
  * A socket's compartment is that of the process that made it, for good: where the socket or the
  * process goes later changes nothing. It is kept in the socket's storage.
  */
+#include "host.h"
 #include "steer.h"
 #include "ping.h"
 #include "packets.h"

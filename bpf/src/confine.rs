@@ -220,6 +220,10 @@ impl Confinement {
             (Hook::Root("close", libbpf_sys::BPF_CGROUP_INET_SOCK_RELEASE), p.afnet_host_close.as_fd()),
             (Hook::Root("bind4", libbpf_sys::BPF_CGROUP_INET4_BIND), p.afnet_host_bind4.as_fd()),
             (Hook::Root("bind6", libbpf_sys::BPF_CGROUP_INET6_BIND), p.afnet_host_bind6.as_fd()),
+            (Hook::Root("connect4", libbpf_sys::BPF_CGROUP_INET4_CONNECT), p.afnet_host_connect4.as_fd()),
+            (Hook::Root("connect6", libbpf_sys::BPF_CGROUP_INET6_CONNECT), p.afnet_host_connect6.as_fd()),
+            (Hook::Root("send4", libbpf_sys::BPF_CGROUP_UDP4_SENDMSG), p.afnet_host_send4.as_fd()),
+            (Hook::Root("send6", libbpf_sys::BPF_CGROUP_UDP6_SENDMSG), p.afnet_host_send6.as_fd()),
             (Hook::Lookup, p.afnet_lookup.as_fd()),
             (Hook::Ingress, p.afnet_enter.as_fd()),
             (Hook::Egress, p.afnet_ping.as_fd()),
@@ -322,6 +326,15 @@ impl Confinement {
     /// Packets to and from this interface stay within the host, too; 0: there is none.
     pub fn set_host_link(&self, ifindex: u32) {
         self.word(offset_of!(types::bss, host_link)).store(ifindex, Ordering::Relaxed);
+    }
+
+    /// The host's own address of a family: what its sockets speak from to compartments. None: the kernel chooses.
+    pub fn set_host_address(&self, ipv6: bool, addr: Option<IpAddr>) {
+        let offset = if ipv6 { offset_of!(types::bss, host6) } else { offset_of!(types::bss, host4) };
+        let words: &[AtomicU32] = self.globals.atomics(offset, 4);
+        for (word, value) in words.iter().zip(addr.map(ip).unwrap_or_default().word) {
+            word.store(value, Ordering::Relaxed);
+        }
     }
 
     /// What a compartment may do, and from which addresses. Takes effect with the next call or packet.

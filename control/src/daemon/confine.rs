@@ -102,12 +102,25 @@ impl Core {
                 .collect::<Result<(), _>>()
                 .map_err(|e| e.to_string())
         };
-        if let Err(why) = attach() {
+        let attached = attach();
+        self.tell_host_addresses();
+        if let Err(why) = attached {
             let failed = std::mem::replace(&mut self.kernel_path, KernelPath(Err(why)));
             failed.detach();
         }
         if let Some(why) = self.kernel_path.missing() {
             tracing::error!("ordinary sockets cannot be confined to compartments: {why}");
+        }
+    }
+
+    /// The host's addresses have changed.
+    pub(super) fn tell_host_addresses(&mut self) {
+        let indices = self.devices.iter().filter_map(|d| d.live.as_ref()).map(|l| l.link.ifindex);
+        let [four, six] =
+            [false, true].map(|six| indices.clone().find_map(|index| self.mirror.host_source(index, six)));
+        if let Some(programs) = self.kernel_path.get() {
+            programs.set_host_address(false, four);
+            programs.set_host_address(true, six);
         }
     }
 

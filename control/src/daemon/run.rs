@@ -281,10 +281,12 @@ impl Core {
                 events::Event::NeighbourGone(n) => self.neighbour_gone(&n),
                 events::Event::Address(a) => {
                     self.mirror.set_address(a);
+                    self.tell_host_addresses();
                     self.flush_routes_soon();
                 }
                 events::Event::AddressGone(a) => {
                     self.mirror.remove_address(&a);
+                    self.tell_host_addresses();
                     self.flush_routes_soon();
                 }
                 events::Event::Routes => self.flush_routes_soon(),
@@ -301,6 +303,7 @@ impl Core {
         if let Err(e) = self.mirror.fill(&mut self.netlink) {
             tracing::error!("reading the kernel's addresses and neighbours: {e}");
         }
+        self.tell_host_addresses();
         match self.netlink.links() {
             Ok(links) => {
                 let gone = |d: &super::device::Device| {
