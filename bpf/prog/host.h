@@ -99,29 +99,37 @@ static __always_inline int bind_host(struct bpf_sock_addr *ctx, const struct afn
 	__u32 kinds = AFNET_SOCKET_SINGLE;
 	int error, one = 1;
 
-	if (ctx->protocol != IPPROTO_UDP || !ctx->user_port || !ctx->sk || ctx->sk->src_port ||
-	    is_group(addr) || is_compartments(ctx))
+	if (is_any(addr))
+		kinds = is_ip4(addr) ? AFNET_SOCKET_ANY4
+			: all	     ? AFNET_SOCKET_ANY4 | AFNET_SOCKET_ANY6
+				     : AFNET_SOCKET_ANY6;
+	if (ctx->protocol == IPPROTO_TCP || !ctx->user_port) {
+		if (kinds != AFNET_SOCKET_SINGLE || !owner_of(addr))
+			return BIND_ALLOW;
+	} else if (ctx->protocol != IPPROTO_UDP) {
+		return BIND_ALLOW;
+	}
+	if (!ctx->sk || ctx->sk->src_port || is_group(addr) || is_compartments(ctx))
 		return BIND_ALLOW;
 	s = bpf_sk_storage_get(&sockets, ctx->sk, &new, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!s)
 		return BIND_ALLOW;
 	unregister(s);
 	s->flags = shares(kernel_sock(ctx->sk));
-	s->protocol = IPPROTO_UDP;
+	s->protocol = ctx->protocol;
 	s->cookie = bpf_get_socket_cookie(ctx);
 	s->addr = *addr;
 	s->port = bpf_ntohs(ctx->user_port);
-	if (is_any(addr))
-		kinds = is_ip4(addr) ? AFNET_SOCKET_ANY4
-			: all	     ? AFNET_SOCKET_ANY4 | AFNET_SOCKET_ANY6
-				     : AFNET_SOCKET_ANY6;
+	if (!s->port) {
+		s->flags |= AFNET_SOCKET_PENDING;
+		return BIND_ALLOW;
+	}
 	error = enroll(s, kinds, uid_of(ctx->sk));
-	if (error == EADDRINUSE) {
+	/* The register knows the host's sockets in part only: the kernel has the last word. */
+	if (error == EADDRINUSE && ctx->protocol == IPPROTO_UDP) {
 		bpf_set_retval(-error);
 		return 0;
 	}
-	/* The register knows of no other of the host's; one from before it was kept still collides
-	 * in the kernel. */
 	if (!error && kinds != AFNET_SOCKET_SINGLE && !(s->flags & AFNET_SOCKET_REUSE))
 		bpf_setsockopt(ctx, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
 	return BIND_ALLOW;
@@ -143,12 +151,36 @@ int afnet_host_bind6(struct bpf_sock_addr *ctx)
 	return bind_host(ctx, &addr, ctx->sk && !ipv6_only(ctx->sk));
 }
 
+static __always_inline int bound_host(struct bpf_sock *sk)
+{
+	struct afnet_socket *s = bpf_sk_storage_get(&sockets, sk, 0, 0);
+
+	if (!s || s->slot || !(s->flags & AFNET_SOCKET_PENDING))
+		return 1;
+	s->flags &= ~AFNET_SOCKET_PENDING;
+	s->port = sk->src_port;
+	enroll(s, AFNET_SOCKET_SINGLE, uid_of(sk));
+	return 1;
+}
+
+SEC("cgroup/post_bind4")
+int afnet_host_bound4(struct bpf_sock *sk)
+{
+	return bound_host(sk);
+}
+
+SEC("cgroup/post_bind6")
+int afnet_host_bound6(struct bpf_sock *sk)
+{
+	return bound_host(sk);
+}
+
 SEC("cgroup/sock_release")
 int afnet_host_close(struct bpf_sock *sk)
 {
 	struct afnet_socket *s = bpf_sk_storage_get(&sockets, sk, 0, 0);
 
-	if (s && !s->slot && s->port)
+	if (s && !s->slot && s->port && s->cookie == bpf_get_socket_cookie(sk))
 		unregister(s);
 	return 1;
 }

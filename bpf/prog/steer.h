@@ -43,6 +43,22 @@ static __always_inline bool assign(struct bpf_sk_lookup *ctx, struct afnet_port_
 	return false;
 }
 
+/* Nothing of the compartment wants it. */
+static __always_inline int unheard(struct afnet_port_key *key, const struct afnet_ip *to)
+{
+	const struct afnet_port *p;
+	__u32 slot = key->slot;
+
+	key->slot = 0;
+	key->bucket = 0;
+	key->addr = *to;
+	p = bpf_map_lookup_elem(&ports, key);
+	if (p && p->own.count)
+		return SK_PASS;
+	refused(slot, AFNET_DROP_UNHEARD);
+	return SK_DROP;
+}
+
 SEC("sk_lookup")
 int afnet_lookup(struct bpf_sk_lookup *ctx)
 {
@@ -72,10 +88,7 @@ int afnet_lookup(struct bpf_sk_lookup *ctx)
 		key.addr = any_of(&to);
 		if (assign(ctx, &key))
 			return SK_PASS;
-		/* SO_REUSEPORT aside, listeners on no address of their own (AFNET_PORT_UNBOUND) are
-		 * found here, too. */
-		refused(slot, AFNET_DROP_UNHEARD);
-		return SK_DROP;
+		return unheard(&key, &to);
 	}
 	key.addr = any_of(&to);
 	p = bpf_map_lookup_elem(&ports, &key);
@@ -92,8 +105,7 @@ int afnet_lookup(struct bpf_sk_lookup *ctx)
 	}
 	if (p && p->own.count && assign(ctx, &key))
 		return SK_PASS;
-	refused(slot, AFNET_DROP_UNHEARD);
-	return SK_DROP;
+	return unheard(&key, &to);
 }
 
 /* Finds a UDP socket by where the kernel has it. */

@@ -220,6 +220,8 @@ impl Confinement {
             (Hook::Root("close", libbpf_sys::BPF_CGROUP_INET_SOCK_RELEASE), p.afnet_host_close.as_fd()),
             (Hook::Root("bind4", libbpf_sys::BPF_CGROUP_INET4_BIND), p.afnet_host_bind4.as_fd()),
             (Hook::Root("bind6", libbpf_sys::BPF_CGROUP_INET6_BIND), p.afnet_host_bind6.as_fd()),
+            (Hook::Root("bound4", libbpf_sys::BPF_CGROUP_INET4_POST_BIND), p.afnet_host_bound4.as_fd()),
+            (Hook::Root("bound6", libbpf_sys::BPF_CGROUP_INET6_POST_BIND), p.afnet_host_bound6.as_fd()),
             (Hook::Root("connect4", libbpf_sys::BPF_CGROUP_INET4_CONNECT), p.afnet_host_connect4.as_fd()),
             (Hook::Root("connect6", libbpf_sys::BPF_CGROUP_INET6_CONNECT), p.afnet_host_connect6.as_fd()),
             (Hook::Root("send4", libbpf_sys::BPF_CGROUP_UDP4_SENDMSG), p.afnet_host_send4.as_fd()),

@@ -1,12 +1,14 @@
 //! UDP echo over the fast path, by the peer's kernel.
 
 use std::collections::BTreeMap;
-use std::net::{TcpListener, TcpStream};
+use std::io::Read;
+use std::net::TcpStream;
 
 use afnet_tests::{
-    afnetd::Afnetd,
+    afnetd::{Afnetd, binary},
     bed::{Bed, HOST_V4, HOST_V6, PEER, PEER_V4, PEER_V6, socket_in},
     netns::parse_mac,
+    process::Process,
     veth::Veth,
 };
 
@@ -111,6 +113,15 @@ fn an_address_of_the_fast_path_alone() {
     daemon.stop();
 }
 
+/// Tells whoever connects which address was hit.
+const SERVER: &str = "
+import socket
+s = socket.socket(socket.AF_INET6)
+s.bind(('::', 8000)); s.listen(); print('ready')
+while True:
+    c, _ = s.accept(); c.sendall(c.getsockname()[0].encode()); c.close()
+";
+
 #[test]
 fn a_delegated_prefix() {
     let bed = Bed::new("prefix");
@@ -148,14 +159,24 @@ fn a_delegated_prefix() {
         bed.peer.run(&format!("ping -c 2 -i 0.01 -W 5 {to}"));
     }
     assert_eq!(daemon.counter("red", "tx_echo"), 2, "the kernel answers for what it holds");
+    let mut server = Process::spawn(bed.host.command(binary("afnet")).args([
+        "--instance",
+        daemon.instance(),
+        "exec",
+        "red",
+        "--",
+        "python3",
+        "-uc",
+        SERVER,
+    ]));
+    server.wait_for_output("ready");
     for to in ["198.51.100.7", "2001:db8:0:1::7"] {
-        let server = bed.host.enter(|| TcpListener::bind("[::]:0").unwrap());
-        let to = at(to, server.local_addr().unwrap().port());
-        let client = bed.peer.enter(|| TcpStream::connect(to).unwrap());
-        let (stream, _) = server.accept().unwrap();
-        assert_eq!(stream.local_addr().unwrap().ip().to_canonical(), to.ip());
-        drop(client);
+        let mut client = bed.peer.enter(|| TcpStream::connect(at(to, 8000)).unwrap());
+        let mut text = String::new();
+        client.read_to_string(&mut text).unwrap();
+        assert_eq!(text.trim_start_matches("::ffff:"), to);
     }
+    drop(server);
     drop(tenant);
     daemon.stop();
 }
