@@ -12,7 +12,8 @@ use crate::names::Instance;
 /// Shows and changes compartments: sets of addresses behind one device and one MAC address.
 ///
 /// Grammar and feel are those of ip(8): commands may be abbreviated while they are unambiguous, `a` stands for `addr`.
-/// Changes need root, or membership of the group that afnetd was configured with.
+/// Changes need root, or membership of the group that afnetd was configured with, and a caller that lives in no
+/// compartment itself.
 #[derive(Debug, Parser)]
 #[command(name = "afnet", version, infer_subcommands = true, disable_help_subcommand = true)]
 #[command(after_long_help = EXAMPLES)]
@@ -48,6 +49,9 @@ Examples:
   afnet addr add 2001:db8::10/64 dev eth0 vlan 5 afnetns afns-1
   afnet addr add 2001:db8:1::/64 dev eth0 afnetns afns-1 delegated
   afnet exec afns-1 -- /usr/bin/echo-server
+  afnet exec --user www-data afns-1 -- python3 -m http.server
+  afnet set afns-1 --isolated --user alice
+  afnet del afns-1 --stop --grace 10
   afnet -j stats afns-1
 
 Exit status: 0 done, 1 refused or failed, 2 wrong usage.";
@@ -128,23 +132,59 @@ pub enum Command {
     /// Print what happens, as it happens, until interrupted.
     #[command(display_order = 9)]
     Monitor,
-    /// Run a program in a compartment's cgroup.
+    /// Run a program in a compartment.
     ///
-    /// The program, and what it starts, may then attach to the daemon as tenant of the compartment without any
-    /// privilege; AFNET_INSTANCE in its environment names the instance. Its ordinary sockets are not confined: they
-    /// may still use every address of the host.
+    /// The program and all that it starts see and use only the compartment's addresses, and cannot leave. It may attach
+    /// to the daemon as tenant; AFNET_INSTANCE in its environment names the instance. Administrators may do this, and
+    /// the users and groups of the compartment's policy.
     ///
-    /// The exit status is that of the program, 126 if it cannot be run, 127 if there is none of that name.
+    /// Root in a compartment is less than root: the program has a mount namespace in which cgroups, /sys and /proc/sys
+    /// are read-only, and keeps of the capabilities CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID, SETPCAP,
+    /// NET_BIND_SERVICE, SYS_CHROOT and AUDIT_WRITE alone, with `raw-sockets` NET_RAW too. So it adds no routes, opens no
+    /// packet sockets, mounts nothing and moves no process. With `capabilities` it keeps all, and is trusted. What root
+    /// reaches through files, devices, signals and other services is not shut: who does not trust it takes --user, or a
+    /// container around.
+    ///
+    /// The exit status is that of the program, 126 if it cannot be run, 127 if there is none of that name, 1 if the
+    /// compartment cannot be entered.
     #[command(display_order = 10)]
     Exec {
+        /// Run it as this user (name or number), with the user's groups, or with GROUP in place of the user's own.
+        #[arg(long, value_name = "USER[:GROUP]")]
+        user: Option<String>,
         /// The compartment.
         name: String,
         /// Program and arguments.
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
         command: Vec<OsString>,
     },
-    /// Print a completion script: `source <(afnet completion bash)`.
+    /// Move a running process into a compartment.
+    ///
+    /// It goes with all of its threads, and the children that it starts from then on; those that it has already stay
+    /// where they are. Sockets that it has open already stay outside of the compartment: their number is told on standard
+    /// error. Unlike `exec` this takes nothing from it: root with all of its capabilities could leave again, other users
+    /// cannot. For administrators.
     #[command(display_order = 11)]
+    Attach {
+        /// The compartment.
+        name: String,
+        /// The process.
+        pid: u32,
+    },
+    /// Print the name of the compartment that a process lives in, or nothing. Needs neither privilege nor daemon.
+    #[command(display_order = 12)]
+    Identify {
+        /// The process; without: afnet itself, and so whoever calls it.
+        pid: Option<u32>,
+    },
+    /// List the processes of a compartment. Needs neither privilege nor daemon.
+    #[command(display_order = 13)]
+    Pids {
+        /// The compartment.
+        name: String,
+    },
+    /// Print a completion script: `source <(afnet completion bash)`.
+    #[command(display_order = 14)]
     Completion {
         /// The shell.
         shell: clap_complete::Shell,

@@ -1,28 +1,45 @@
-//! `afnet exec`: this process moves into the compartment's cgroup and becomes the program, which finds the same
-//! instance of afnetd in its environment.
+//! `afnet exec`: this process enters the compartment, gives up what could lead out of it, and becomes the program, which
+//! finds the same instance of afnetd in its environment.
+//!
+//! ```text
+//! names looked up -> Enter (the daemon moves us) -> namespaces, bounding set -> user -> capabilities -> execve
+//!                                                   \____ of privileged callers ____/
+//! ```
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
 use std::process::Command;
 
-use afnet_abi::control::{Answer, Request};
+use afnet_abi::control::{Answer, Policy, Request};
+use rustix::thread::CapabilitySet;
 
 use super::CliError;
+use super::user::RunAs;
 use crate::client::{Client, ClientError};
+use crate::error::Refused;
 use crate::names::Instance;
+use crate::system::confine;
 
 /// Returns only if it fails.
-pub fn exec(client: &mut Client, instance: &Instance, name: &str, command: &[OsString]) -> CliError {
-    let path = match client.request(&Request::Cgroup { name: name.to_owned() }) {
-        Ok(Answer::Cgroup { path }) => path,
+pub fn exec(
+    client: &mut Client,
+    instance: &Instance,
+    name: &str,
+    user: Option<&str>,
+    command: &[OsString],
+) -> CliError {
+    // Before we are inside: the name service may need the network.
+    let user = match user.map(RunAs::find).transpose() {
+        Ok(user) => user,
+        Err(e) => return e.into(),
+    };
+    let (policy, already) = match client.request(&Request::Enter { name: name.to_owned(), pid: None }) {
+        Ok(Answer::Entered { policy, already, .. }) => (policy, already),
         Ok(_) => return CliError::Client(ClientError::Lost("an answer to something else".to_owned())),
         Err(e) => return e.into(),
     };
-    let procs = Path::new(&path).join("cgroup.procs");
-    // 0 stands for the writer.
-    if let Err(e) = std::fs::write(&procs, "0") {
-        return CliError::Io(format!("entering the cgroup of {name} by writing to {}: {e}", procs.display()));
+    if let Err(e) = confine(&policy, already, user.as_ref()) {
+        return CliError::Io(format!("confining the program to {name}: {e}"));
     }
     let Some((program, arguments)) = command.split_first() else {
         return CliError::Usage("a program is missing".to_owned());
@@ -31,4 +48,25 @@ pub fn exec(client: &mut Client, instance: &Instance, name: &str, command: &[OsS
     let error = Command::new(program).args(arguments).env("AFNET_INSTANCE", instance.name()).exec();
     let status = if error.kind() == std::io::ErrorKind::NotFound { 127 } else { 126 };
     CliError::Exec(status, format!("{}: {error}", program.display()))
+}
+
+/// Takes from this process what its program shall not have. `already`: it lived in the compartment before, so that
+/// whoever started it has settled what it may.
+fn confine(policy: &Policy, already: bool, user: Option<&RunAs>) -> Result<(), Refused> {
+    let privileged = confine::privileged()?;
+    if privileged {
+        if !already || confine::may_mount()? {
+            confine::isolate()?;
+        }
+        confine::bound(confine::kept(policy))?;
+    }
+    if let Some(user) = user {
+        user.become_it()?;
+    }
+    match (policy.capabilities, privileged) {
+        (true, _) => Ok(()),
+        (false, true) => confine::reduce(confine::kept(policy)),
+        // Some other user's, which came from who knows where.
+        (false, false) => confine::reduce(CapabilitySet::empty()),
+    }
 }

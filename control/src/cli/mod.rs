@@ -6,7 +6,8 @@
 //! | [`words`] | the keyword part: `192.0.2.10/24 dev eth0 vlan 5 afnetns NAME` |
 //! | [`print`] | answers as text or JSON |
 //! | [`batch`] | many commands from a file over one connection |
-//! | [`exec`] | a program in a compartment's cgroup |
+//! | [`exec`], [`user`] | a program in a compartment, without what leads out, as some user |
+//! | [`process`] | running processes: moved in, asked for, listed |
 //!
 //! Exit status: 0 done, 1 refused or failed, 2 wrong usage; `afnet exec` has that of the program, 126 if it cannot be
 //! run and 127 if there is none.
@@ -15,6 +16,8 @@ pub mod args;
 pub mod batch;
 pub mod exec;
 pub mod print;
+pub mod process;
+pub mod user;
 pub mod words;
 
 use std::io::Write;
@@ -26,6 +29,7 @@ use clap::{CommandFactory, Parser};
 use self::args::{AddrCommand, Args, Command};
 use self::words::{AddressWords, Words};
 use crate::client::{Client, ClientError};
+use crate::error::Refused;
 
 /// Why a command was not carried out.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +56,12 @@ impl CliError {
             Self::Exec(status, _) => *status,
             Self::Client(_) | Self::Io(_) => 1,
         }
+    }
+}
+
+impl From<Refused> for CliError {
+    fn from(refused: Refused) -> Self {
+        Self::Io(refused.message)
     }
 }
 
@@ -99,16 +109,33 @@ fn run(args: Args, out: &mut impl Write) -> Result<(), CliError> {
             clap_mangen::generate_to(crate::daemon::args::Args::command(), directory)?;
             Ok(())
         }
-        (None, Some(Command::Exec { name, command })) => {
+        (None, Some(Command::Exec { name, user, command })) => {
             let mut client = Client::connect(&args.instance)?;
-            Err(exec::exec(&mut client, &args.instance, name, command))
+            Err(exec::exec(&mut client, &args.instance, name, user.as_deref(), command))
         }
+        (None, Some(command)) if local(&args, command, out)? => Ok(()),
         (None, Some(command)) => one(&mut Client::connect(&args.instance)?, &args, command, out),
     }
 }
 
+/// Carries a command out that needs no daemon. `false`: it is none.
+fn local(args: &Args, command: &Command, out: &mut impl Write) -> Result<bool, CliError> {
+    match command {
+        Command::Identify { pid } => process::identify(&args.instance, *pid, args.json, out)?,
+        Command::Pids { name } => process::pids(&args.instance, name, args.json, out)?,
+        _ => return Ok(false),
+    }
+    Ok(true)
+}
+
 /// Carries out one command over a connection.
 fn one(client: &mut Client, args: &Args, command: &Command, out: &mut impl Write) -> Result<(), CliError> {
+    if let Command::Attach { name, pid } = command {
+        return process::attach(client, name, *pid, args.json, out);
+    }
+    if local(args, command, out)? {
+        return Ok(());
+    }
     let request = request(args, command)?;
     let answer = client.request(&request)?;
     match (&request, answer) {
@@ -180,7 +207,12 @@ fn request(args: &Args, command: &Command) -> Result<Request, CliError> {
                 AddressWords::parse(words).and_then(|w| w.to_list(args.family())).map_err(usage)?
             }
         },
-        Command::Exec { .. } | Command::Completion { .. } | Command::Man { .. } => {
+        Command::Attach { .. }
+        | Command::Identify { .. }
+        | Command::Pids { .. }
+        | Command::Exec { .. }
+        | Command::Completion { .. }
+        | Command::Man { .. } => {
             return Err(usage("not here: this command has no place in a batch".to_owned()));
         }
     })

@@ -33,7 +33,8 @@ pub fn answer(answer: &Answer, as_json: bool, out: &mut impl Write) -> io::Resul
     }
 }
 
-fn json(value: &impl serde::Serialize, out: &mut impl Write) -> io::Result<()> {
+/// One line of JSON.
+pub fn json(value: &impl serde::Serialize, out: &mut impl Write) -> io::Result<()> {
     serde_json::to_writer(&mut *out, value)?;
     writeln!(out)
 }

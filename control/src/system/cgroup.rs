@@ -16,24 +16,32 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 use rustix::process::Signal;
 
+use super::mounts::{self, Mount};
 use super::process::Process;
 use crate::error::{Context, Refused};
+
+/// Levels of cgroups below the instance's, the compartments' included. More are slower to walk; fewer leave tenants
+/// less room for an order of their own.
+const DEPTH: u32 = 16;
 
 /// The instance's cgroups.
 #[derive(Debug)]
 pub struct Cgroups {
     /// `<root>/afnet[-INSTANCE]`; absent where there is no cgroup v2.
     base: Option<PathBuf>,
-    /// `/afnet[-INSTANCE]/`, as `/proc/PID/cgroup` shows it.
+    /// `/afnet[-INSTANCE]/`, as `/proc/PID/cgroup` shows it to us.
     prefix: String,
 }
 
 impl Cgroups {
     /// Finds the root; `directory` is [`crate::names::Instance::directory`].
     pub fn find(directory: &str) -> Self {
-        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        let base = root(&mounts).map(|root| root.join(directory));
-        Self { base, prefix: format!("/{directory}/") }
+        let root = root(&mounts::read().unwrap_or_default());
+        let (base, above) = match root {
+            Some((point, above)) => (Some(point.join(directory)), above),
+            None => (None, String::new()),
+        };
+        Self { base, prefix: format!("{above}/{directory}/") }
     }
 
     /// Name of the compartment that a path of `/proc/PID/cgroup` lies in.
@@ -41,14 +49,41 @@ impl Cgroups {
         path.strip_prefix(&self.prefix)?.split('/').next().filter(|name| !name.is_empty())
     }
 
+    /// Name of the compartment that a process lives in. Works for everybody, and within a compartment too.
+    pub fn identify(&self, process: &Process) -> io::Result<Option<String>> {
+        let path = process.cgroup()?;
+        if let Some(name) = self.compartment(&path) {
+            return Ok(Some(name.to_owned()));
+        }
+        // Inside a cgroup namespace paths begin at its root, and the names above are not told: the lists of processes
+        // are. Numbered alike only if the pid namespace is.
+        if !initial_namespace() || path.starts_with("/..") {
+            return Ok(self.names().into_iter().find(|name| self.processes(name).contains(&process.pid())));
+        }
+        Ok(None)
+    }
+
+    /// Whether a compartment has a cgroup (which it gets when the first process enters).
+    pub fn exists(&self, name: &str) -> bool {
+        self.base.as_ref().is_some_and(|base| base.join(name).is_dir())
+    }
+
     /// The compartment's directory, made if needed.
     pub fn ensure(&self, name: &str) -> Result<PathBuf, Refused> {
-        make(self.base()?.join(name))
+        make(self.ensure_base()?.join(name))
     }
 
     /// The instance's directory, made if needed.
     pub fn ensure_base(&self) -> Result<PathBuf, Refused> {
-        make(self.base()?.clone())
+        let base = self.base()?;
+        if !base.exists() {
+            make(base.clone())?;
+            // Root in a user namespace may make cgroups below its own; so deep that no path names them, it may not.
+            if let Err(e) = fs::write(base.join("cgroup.max.depth"), DEPTH.to_string()) {
+                tracing::warn!("bounding the depth of {}: {e}", base.display());
+            }
+        }
+        Ok(base.clone())
     }
 
     fn base(&self) -> Result<&PathBuf, Refused> {
@@ -149,7 +184,7 @@ impl Cgroups {
 
 /// Instance directory and compartment, of whichever instance, that a path of `/proc/PID/cgroup` lies in.
 pub fn compartment_of(path: &str) -> Option<(&str, &str)> {
-    let mut parts = path.strip_prefix('/')?.split('/');
+    let mut parts = path.strip_prefix('/')?.split('/').skip_while(|part| *part == "..");
     let (directory, name) = (parts.next()?, parts.next()?);
     let ours = directory == "afnet" || directory.starts_with("afnet-");
     (ours && !name.is_empty()).then_some((directory, name))
@@ -172,14 +207,23 @@ fn walk(dir: &Path, visit: &mut impl FnMut(&Path)) {
     visit(dir);
 }
 
-/// Mount point of the whole cgroup v2 tree, from the text of mountinfo (proc_pid_mountinfo(5)).
-fn root(mountinfo: &str) -> Option<PathBuf> {
-    mountinfo.lines().find_map(|line| {
-        let (front, back) = line.split_once(" - ")?;
-        let mut fields = front.split(' ').skip(3);
-        let (root, point) = (fields.next()?, fields.next()?);
-        (back.split(' ').next()? == "cgroup2" && root == "/").then(|| PathBuf::from(point))
-    })
+/// Mount point of the whole cgroup v2 tree, or the most of it that is mounted; and how `/proc/PID/cgroup` shows its root
+/// to us: nothing, or `/..` as often as it is above the root of our cgroup namespace.
+fn root(mounts: &[Mount]) -> Option<(PathBuf, String)> {
+    let above = |m: &Mount| match m.root.as_str() {
+        "/" => Some(String::new()),
+        path => path.split('/').skip(1).all(|part| part == "..").then(|| path.to_owned()),
+    };
+    let whole = mounts.iter().filter(|m| m.fstype == "cgroup2").filter_map(|m| Some((m, above(m)?)));
+    // The first of those that reach highest.
+    let (mount, above) = whole.min_by_key(|(_, above)| std::cmp::Reverse(above.len()))?;
+    Some((mount.point.clone(), above))
+}
+
+/// Whether this process is in the machine's first cgroup namespace.
+fn initial_namespace() -> bool {
+    // PROC_CGROUP_INIT_INO of linux/proc_ns.h.
+    fs::read_link("/proc/self/ns/cgroup").is_ok_and(|link| link == Path::new("cgroup:[4026531835]"))
 }
 
 #[cfg(test)]
@@ -191,11 +235,16 @@ mod tests {
         let hybrid = "30 25 0:26 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755\n\
                       31 30 0:27 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n\
                       40 30 0:36 / /sys/fs/cgroup/unified rw,relatime shared:5 - cgroup2 cgroup2 rw\n";
-        assert_eq!(root(hybrid).unwrap(), Path::new("/sys/fs/cgroup/unified"));
+        let root = |text| root(&mounts::parse(text)).map(|(p, above)| (p.display().to_string(), above));
+        let at = |point: &str, above: &str| Some((point.to_owned(), above.to_owned()));
+        assert_eq!(root(hybrid), at("/sys/fs/cgroup/unified", ""));
         let bind =
             "40 30 0:36 /a /mnt rw - cgroup2 cgroup2 rw\n41 30 0:36 / /sys/fs/cgroup rw - cgroup2 c rw\n";
-        assert_eq!(root(bind).unwrap(), Path::new("/sys/fs/cgroup"));
+        assert_eq!(root(bind), at("/sys/fs/cgroup", ""));
         assert_eq!(root("1 2 0:1 / / rw - ext4 /dev/sda rw\n"), None);
+        let inside =
+            "40 30 0:36 / /mnt rw - cgroup2 c rw\n41 30 0:36 /../.. /sys/fs/cgroup ro - cgroup2 c rw\n";
+        assert_eq!(root(inside), at("/sys/fs/cgroup", "/../.."));
     }
 
     #[test]
@@ -210,18 +259,36 @@ mod tests {
     }
 
     #[test]
+    fn compartments_of_every_instance_are_told() {
+        assert_eq!(compartment_of("/afnet/a"), Some(("afnet", "a")));
+        assert_eq!(compartment_of("/afnet-x/a/b"), Some(("afnet-x", "a")));
+        assert_eq!(compartment_of("/../../afnet-x/a"), Some(("afnet-x", "a")));
+        for path in ["/", "", "/afnet", "/afnet-x/", "/afnets/a", "/y/afnet/a", "/..", "afnet/a"] {
+            assert_eq!(compartment_of(path), None, "{path}");
+        }
+    }
+
+    #[test]
     fn directories_are_made_and_removed() {
         let name = format!("afnet-unit-{}", std::process::id());
         let cgroups = Cgroups::find(&name);
         let path = cgroups.ensure("a").unwrap();
         assert_eq!(cgroups.names(), ["a"]);
         fs::create_dir(path.join("below")).unwrap();
+        let deep = |levels: usize| path.join(vec!["d"; levels].join("/"));
+        fs::create_dir_all(deep(DEPTH as usize - 1)).unwrap();
+        assert!(fs::create_dir(deep(DEPTH as usize)).is_err());
         let mut child = std::process::Command::new("sleep").arg("100").spawn().unwrap();
         fs::write(path.join("below/cgroup.procs"), child.id().to_string()).unwrap();
         assert_eq!(cgroups.processes("a"), [child.id()]);
+        let process = Process::open(child.id()).unwrap();
+        assert_eq!(cgroups.identify(&process).unwrap().as_deref(), Some("a"));
+        cgroups.place("a", &process).unwrap();
+        assert_eq!(fs::read_to_string(path.join("cgroup.procs")).unwrap(), format!("{}\n", child.id()));
         assert_eq!(cgroups.remove("a").unwrap_err().raw_os_error(), Some(libc::EBUSY));
-        cgroups.signal("a", Signal::KILL);
+        cgroups.signal("a", Signal::TERM);
         child.wait().unwrap();
+        assert_eq!(cgroups.place("a", &process).unwrap_err().errno, Errno::SRCH);
         while cgroups.remove("a").is_err() {
             std::thread::yield_now();
         }

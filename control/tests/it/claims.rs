@@ -116,7 +116,7 @@ fn what_a_tenant_had_is_free_as_soon_as_it_is_gone() {
 }
 
 /// Attaches without naming a compartment and prints the reply.
-const ATTACH: &str = r#"
+pub const ATTACH: &str = r#"
 import socket, sys, json
 s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); f = s.makefile()
 for line in ['{"op":"hello","version":1}'] + sys.argv[2:]:

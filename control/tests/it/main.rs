@@ -4,6 +4,8 @@
 //! |---|---|
 //! | [`claims`] | attaching, proofs of ports, who may do what |
 //! | [`daemon`] | devices, modes, starts that fail, what stays and what goes |
+//! | [`exec`] | who enters compartments, and that nobody gets out |
+//! | [`process`] | administrators and tenants; processes moved, listed and ended |
 //! | [`cli`] | batches, exec, completion, manual pages |
 //!
 //! Packets are the business of the crate `afnet-tests`.
@@ -11,15 +13,19 @@
 mod claims;
 mod cli;
 mod daemon;
+mod exec;
+mod process;
 mod tenant;
 
-use afnet_tests::bed::{Bed, DEVICE};
+use afnet_tests::bed::{Bed, DEVICE, HOST_V6};
 
 /// A bed whose kernel has finished making its own addresses and routes: what a daemon leaves is told by comparison.
 fn bed(label: &str) -> Bed {
     let bed = Bed::new(label);
     afnet_tests::wait::until_true("link-local addresses", || {
-        bed.host.ip("-6 route show table all").matches("fe80:").count() >= 2
+        let routes = bed.host.ip("-6 route show table all");
+        routes.matches("fe80:").count() >= 2
+            && routes.contains(&format!("local {HOST_V6} "))
             && !bed.host.ip(&format!("addr show dev {DEVICE}")).contains("tentative")
     });
     bed

@@ -1,8 +1,10 @@
 //! The command line: what it prints, and that every error is clear, non-zero and changes nothing.
 
 use afnet_tests::{
-    afnetd::Afnetd,
+    afnetd::{Afnetd, binary},
     bed::{Bed, DEVICE},
+    process::Process,
+    wait,
 };
 
 #[test]
@@ -83,7 +85,14 @@ fn exec_places_a_process_into_the_compartments_cgroup() {
     let mut daemon = Afnetd::start(&bed);
     daemon.add_compartment("a", &["192.0.2.10/24"]);
     let cgroups = daemon.ok("exec a -- cat /proc/self/cgroup");
-    assert!(cgroups.contains(&format!("afnet-{}/a", daemon.instance())), "{cgroups}");
+    assert!(cgroups.lines().any(|line| line == "0::/"), "the root of its cgroup namespace: {cgroups}");
+    let mut sleeper = daemon.netns().command(binary("afnet"));
+    let sleeper =
+        Process::spawn(sleeper.args(["--instance", daemon.instance(), "exec", "a", "--", "sleep", "1000"]));
+    let cgroup = || std::fs::read_to_string(format!("/proc/{}/cgroup", sleeper.id())).unwrap();
+    let want = format!("0::/afnet-{}/a", daemon.instance());
+    wait::until_true("it to be in the cgroup", || cgroup().lines().any(|line| line == want));
+    drop(sleeper);
     assert_eq!(daemon.afnet("exec a -- sh -c exit${IFS}7").status.code(), Some(7));
     daemon.stop();
 }
