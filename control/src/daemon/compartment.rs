@@ -180,6 +180,18 @@ impl Core {
         self.store.save(&Saved::new(&compartment.name, slot, compartment.policy.clone(), addresses))
     }
 
+    /// Ends what lives in cgroups of no compartment, left by a daemon that died while it was ending them: the next
+    /// compartment of the name must not inherit it.
+    pub(super) fn end_strays(&mut self) {
+        for name in self.cgroups.names() {
+            if self.registry.slot(&name).is_err() && self.cgroups.remove(&name).is_err() {
+                tracing::warn!("ending the processes of {name}, which a former afnetd has removed");
+                self.cgroups.signal(&name, Signal::TERM);
+                self.dying.push(Dying { name, kill_at: Instant::now() + GRACE });
+            }
+        }
+    }
+
     /// Goes on with ending processes of removed compartments.
     pub(super) fn reap(&mut self, now: Instant) {
         let cgroups = &self.cgroups;

@@ -110,7 +110,9 @@ impl Core {
             host.bind(&mut self.dataplane)?;
         }
         self.attach_kernel_path();
-        self.configured()
+        self.configured()?;
+        self.end_strays();
+        Ok(())
     }
 
     /// Attaches a device's program and binds its sockets; the maps hold the addresses already.

@@ -34,6 +34,8 @@ fn a_device_without_xdp_in_its_driver_falls_back_with_the_reason() {
     let ns = Netns::new("generic");
     ns.ip("link add br0 type bridge");
     ns.ip("link set br0 up");
+    // The kernel enters the route of the link-local address a little later.
+    wait::until_true("br0 has its address", || ns.ip("-6 route show table local").contains("local fe80"));
     let mut daemon = Afnetd::start_with(&ns, &["--device", "br0"]);
     let status = daemon.json("status");
     let device = &status["devices"][0];

@@ -328,6 +328,14 @@ fn a_compartment_is_removed_with_its_processes_in_three_ways() {
     assert!(start.elapsed().as_millis() < 900, "{:?}", start.elapsed());
     assert!(!first.output().contains("bye"));
     free(&daemon);
+    // The daemon dies meanwhile: the next one goes on.
+    let mut second = stubborn(&daemon);
+    daemon.ok("del a --stop --grace 3600");
+    daemon.kill();
+    assert!(second.try_wait().is_none());
+    daemon.restart();
+    assert_eq!(second.wait().signal(), Some(Signal::KILL.as_raw()));
+    free(&daemon);
     // Without processes every way is the same.
     daemon.ok("del a --stop");
     daemon.ok("add a");

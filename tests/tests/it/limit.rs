@@ -45,6 +45,14 @@ fn a_flood_is_cut_to_the_rate() {
     }
     assert!(slow.receive_within(Duration::from_millis(20)).is_none());
     assert_eq!(daemon.counter("free", "drop_rate"), 0);
+    // Changed at run time: no limit any more.
+    let dropped = daemon.counter("slow", "drop_rate");
+    daemon.ok("set slow --rate 0 --burst 0");
+    for _ in 0..u64::from(2 * BURST) {
+        socket.send_to(b"more", at("192.0.2.10", 7)).unwrap();
+        assert_eq!(slow.receive().payload, b"more");
+    }
+    assert_eq!(daemon.counter("slow", "drop_rate"), dropped);
     drop((slow, free));
     daemon.stop();
 }
