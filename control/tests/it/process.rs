@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use afnet_abi::control::{Answer, MAX_GRACE, Request};
 use afnet_tests::afnetd::{Afnetd, binary};
-use afnet_tests::bed::Bed;
+use afnet_tests::bed::{Bed, DEVICE};
 use afnet_tests::process::Process;
 use afnet_tests::wait;
 use rustix::process::Signal;
@@ -99,6 +99,35 @@ fn nothing_is_administered_from_within_a_compartment() {
     let said = String::from_utf8_lossy(&command.output().unwrap().stdout).into_owned();
     assert!(said.contains("EMSGSIZE"), "{said}");
     drop(sleeper);
+    daemon.stop();
+}
+
+#[test]
+fn members_of_the_configured_group_are_administrators_outside_only() {
+    let bed = bed("group");
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("afnetd.toml");
+    fs::write(&file, format!("group = \"4711\"\n[[device]]\nname = \"{DEVICE}\"\n")).unwrap();
+    let mut daemon = Afnetd::start_with(&bed.host, &["--config", file.to_str().unwrap()]);
+    let member = |line: &str| {
+        let output = as_nobody(&bed, &daemon, "4711", line);
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    assert_eq!(member("add a"), (true, String::new()));
+    assert_eq!(member("set a --isolated"), (true, String::new()));
+    assert_eq!(member("exec a -- true"), (true, String::new()));
+    let sleeper = Process::spawn(Command::new("sleep").arg("1000"));
+    assert!(member(&format!("attach a {}", sleeper.id())).0);
+    assert!(is_in(&daemon, sleeper.id(), "a"));
+    drop(sleeper);
+    // The same user and group, inside.
+    let mut command = bed.host.command(binary("afnet"));
+    command.args(["--instance", daemon.instance(), "exec", "a", "--", "setpriv", "--reuid=65534"]);
+    command.args(["--regid=65534", "--groups=4711"]).arg(binary("afnet"));
+    let output = command.args(["--instance", daemon.instance(), "add", "b"]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && said.contains("not permitted"), "{said}");
+    assert_eq!(member("del a"), (true, String::new()));
     daemon.stop();
 }
 
