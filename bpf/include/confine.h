@@ -67,7 +67,7 @@ struct afnet_sharers {
 	__u32 count;
 	__u32 no_reuse;	    /* without SO_REUSEADDR */
 	__u32 no_reuseport; /* without SO_REUSEPORT */
-	__u32 listening;    /* TCP: have called listen() */
+	__u32 engaged;	    /* TCP: have called listen(); UDP: have been connected */
 	__u32 uid;	    /* of the first */
 };
 
@@ -94,13 +94,13 @@ struct afnet_port {
 #define AFNET_LISTENERS 32
 
 /* Bits of afnet_socket.flags. */
-#define AFNET_SOCKET_ANY4      1  /* registered for all IPv4 addresses */
-#define AFNET_SOCKET_ANY6      2  /* ... IPv6 addresses */
-#define AFNET_SOCKET_SINGLE    4  /* ... for `addr` alone */
-#define AFNET_SOCKET_REUSE     8  /* had SO_REUSEADDR when it was bound */
-#define AFNET_SOCKET_REUSEPORT 16 /* had SO_REUSEPORT */
-#define AFNET_SOCKET_PENDING   32 /* to be registered when the kernel has chosen a port */
-#define AFNET_SOCKET_LISTENING 64
+#define AFNET_SOCKET_ANY4      1   /* registered for all IPv4 addresses */
+#define AFNET_SOCKET_ANY6      2   /* ... IPv6 addresses */
+#define AFNET_SOCKET_SINGLE    4   /* ... for `addr` alone */
+#define AFNET_SOCKET_REUSE     8   /* had SO_REUSEADDR when it was bound */
+#define AFNET_SOCKET_REUSEPORT 16  /* had SO_REUSEPORT */
+#define AFNET_SOCKET_PENDING   32  /* to be registered when the kernel has chosen a port */
+#define AFNET_SOCKET_ENGAGED   64  /* counted in afnet_sharers.engaged */
 #define AFNET_SOCKET_AUTO      128 /* its source was chosen at connect() */
 #define AFNET_SOCKET_BOUND     256 /* bind() was called: names are as it was told */
 

@@ -86,15 +86,29 @@ static __always_inline bool may_bind(const struct sock *sk, __u16 port)
 	       !BPF_CORE_READ(cred, user_ns, level);
 }
 
-/* Where sockets of a compartment are that asked for all addresses. */
-static __always_inline struct afnet_ip anchor_of(const struct afnet_confined *c, __u32 slot,
-						 __u32 kinds)
+/*
+ * Where a socket is that asked for all addresses. One of both families is at an address of one
+ * only, and can connect to that one's alone: servers (of a port of their own) to IPv4, clients to
+ * IPv6. A UDP socket leaves a primary address to one that asked for just that, with SO_REUSEADDR.
+ */
+static __always_inline struct afnet_ip anchor_of(const struct afnet_confined *c,
+						 const struct afnet_socket *s, __u32 kinds)
 {
-	if (kinds & AFNET_SOCKET_ANY4 && !is_none(&c->primary4))
-		return c->primary4;
-	if (kinds & AFNET_SOCKET_ANY6 && !is_none(&c->primary6))
-		return c->primary6;
-	return kinds & AFNET_SOCKET_ANY4 ? loopback4(slot, 1) : loopback6(slot);
+	bool both = kinds == (AFNET_SOCKET_ANY4 | AFNET_SOCKET_ANY6);
+	struct afnet_port_key key = {.slot = s->slot, .port = s->port, .protocol = s->protocol};
+	const struct afnet_port *p;
+
+	key.addr = c->primary4;
+	if (!(kinds & AFNET_SOCKET_ANY4) || is_none(&key.addr) ||
+	    (both && !s->port && !is_none(&c->primary6)))
+		key.addr = kinds & AFNET_SOCKET_ANY6 ? c->primary6 : c->primary4;
+	if (!is_none(&key.addr)) {
+		p = s->protocol == IPPROTO_UDP && s->port ? bpf_map_lookup_elem(&ports, &key)
+							  : NULL;
+		if (!p || !p->own.count)
+			return key.addr;
+	}
+	return kinds & AFNET_SOCKET_ANY4 ? loopback4(s->slot, 1) : loopback6(s->slot);
 }
 
 SEC("cgroup/sock_create")
@@ -156,7 +170,7 @@ static __always_inline int bind_socket(struct bpf_sock_addr *ctx, struct wish *w
 	const struct afnet_confined *c;
 	bool tcp = ctx->protocol == IPPROTO_TCP;
 	__u32 kinds, slot;
-	int error;
+	int error, one = 1;
 
 	if (!ctx->sk || bpf_get_netns_cookie(ctx) != netns_cookie)
 		return BIND_ALLOW;
@@ -193,8 +207,8 @@ static __always_inline int bind_socket(struct bpf_sock_addr *ctx, struct wish *w
 	s->protocol = ctx->protocol;
 	s->cookie = bpf_get_socket_cookie(ctx);
 	s->addr = w->addr;
-	s->anchor = kinds == AFNET_SOCKET_SINGLE ? w->addr : anchor_of(c, slot, kinds);
 	s->port = w->port;
+	s->anchor = kinds == AFNET_SOCKET_SINGLE ? w->addr : anchor_of(c, s, kinds);
 	if (!w->port) {
 		s->flags |= AFNET_SOCKET_PENDING;
 		w->addr = s->anchor;
@@ -211,16 +225,15 @@ static __always_inline int bind_socket(struct bpf_sock_addr *ctx, struct wish *w
 	if (!w->port && kinds == (AFNET_SOCKET_ANY4 | AFNET_SOCKET_ANY6))
 		w->port = hidden_port(s, AFNET_SOCKET_ANY6);
 	w->addr = s->anchor;
-	if (tcp) {
-		if (!w->port)
-			s->flags |= AFNET_SOCKET_PENDING;
-	} else {
-		int one = 1;
-
+	/* Against sockets of the host on all addresses: UDP ones as they are, TCP ones in the way
+	 * of those accepted here. */
+	if (bpf_setsockopt(ctx, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)))
+		return refuse(slot, AFNET_REFUSED_PORT, EADDRINUSE);
+	if (!tcp) {
 		w->port = s->port;
-		if (bpf_setsockopt(ctx, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)))
-			return refuse(slot, AFNET_REFUSED_PORT, EADDRINUSE);
 		place(s, s->port, 0);
+	} else if (!w->port) {
+		s->flags |= AFNET_SOCKET_PENDING;
 	}
 	return c->flags & AFNET_CONFINED_PRIVILEGED ? BIND_ALLOW_PRIVILEGED : BIND_ALLOW;
 }
@@ -348,8 +361,6 @@ int afnet_listen(struct bpf_sock_ops *ops)
 		place(s, s->port, AFNET_PORT_UNBOUND);
 	}
 	for (__u32 kind = AFNET_SOCKET_ANY4; kind <= AFNET_SOCKET_SINGLE; kind <<= 1) {
-		struct afnet_port *p;
-
 		if (!(s->flags & kind))
 			continue;
 		key = port_key(s, &s->addr);
@@ -364,18 +375,8 @@ int afnet_listen(struct bpf_sock_ops *ops)
 				bpf_sock_hash_update(ops, &listening, &key, BPF_ANY);
 			}
 		}
-		key.bucket = 0;
-		p = bpf_map_lookup_elem(&ports, &key);
-		if (p && !(s->flags & AFNET_SOCKET_LISTENING))
-			__sync_fetch_and_add(&p->own.listening, 1);
-		if (kind != AFNET_SOCKET_SINGLE)
-			continue;
-		key.addr = any_of(&s->addr);
-		p = bpf_map_lookup_elem(&ports, &key);
-		if (p && !(s->flags & AFNET_SOCKET_LISTENING))
-			__sync_fetch_and_add(&p->single.listening, 1);
 	}
-	s->flags |= AFNET_SOCKET_LISTENING;
+	engage(s, true);
 	return 1;
 }
 

@@ -60,6 +60,9 @@ static __always_inline int connect_socket(struct bpf_sock_addr *ctx, struct afne
 		return refuse(s->slot, AFNET_REFUSED_SOURCE, ENETUNREACH);
 	if (!destination(s, to))
 		return refuse(s->slot, AFNET_REFUSED_LOOPBACK, ECONNREFUSED);
+	/* From now on it hears its peer alone. */
+	if (ctx->protocol == IPPROTO_UDP && s->port)
+		engage(s, true);
 	/* Bound, by bind() or by an earlier sendto(). */
 	if (sk->src_port)
 		return 1;
@@ -147,6 +150,8 @@ static __always_inline int send(struct bpf_sock_addr *ctx, struct afnet_ip *to,
 			return refuse(s->slot, AFNET_REFUSED_PORT, ENOBUFS);
 		place(s, s->port, AFNET_PORT_UNBOUND);
 	}
+	/* This hook sees sockets that are not connected, or not any more. */
+	engage(s, false);
 	if (!destination(s, to))
 		return refuse(s->slot, AFNET_REFUSED_LOOPBACK, ECONNREFUSED);
 	/* A socket that asked for all addresses is bound to one of them, or to one of the other

@@ -103,12 +103,12 @@ static __always_inline int bind_host(struct bpf_sock_addr *ctx, const struct afn
 		kinds = is_ip4(addr) ? AFNET_SOCKET_ANY4
 			: all	     ? AFNET_SOCKET_ANY4 | AFNET_SOCKET_ANY6
 				     : AFNET_SOCKET_ANY6;
-	if (ctx->protocol == IPPROTO_TCP || !ctx->user_port) {
-		if (kinds != AFNET_SOCKET_SINGLE || !owner_of(addr))
-			return BIND_ALLOW;
-	} else if (ctx->protocol != IPPROTO_UDP) {
+	if (ctx->protocol != IPPROTO_TCP && ctx->protocol != IPPROTO_UDP)
 		return BIND_ALLOW;
-	}
+	if (kinds != AFNET_SOCKET_SINGLE
+		    ? !ctx->user_port
+		    : (ctx->protocol == IPPROTO_TCP || !ctx->user_port) && !owner_of(addr))
+		return BIND_ALLOW;
 	if (!ctx->sk || ctx->sk->src_port || is_group(addr) || is_compartments(ctx))
 		return BIND_ALLOW;
 	s = bpf_sk_storage_get(&sockets, ctx->sk, &new, BPF_SK_STORAGE_GET_F_CREATE);

@@ -54,20 +54,20 @@ static __always_inline bool collides(const struct afnet_sharers *with, const str
 {
 	if (with->count <= counted)
 		return false;
-	if (who->reuse && !with->no_reuse && !(who->tcp && with->listening))
+	if (who->reuse && !with->no_reuse && !(who->tcp && with->engaged))
 		return false;
 	return !(who->reuseport && !with->no_reuseport && with->uid == who->uid);
 }
 
 static __always_inline void leave(struct afnet_sharers *group, const struct claimant *who,
-				  bool listening)
+				  bool engaged)
 {
 	if (!who->reuse)
 		__sync_fetch_and_add(&group->no_reuse, -1);
 	if (!who->reuseport)
 		__sync_fetch_and_add(&group->no_reuseport, -1);
-	if (listening)
-		__sync_fetch_and_add(&group->listening, -1);
+	if (engaged)
+		__sync_fetch_and_add(&group->engaged, -1);
 	__sync_fetch_and_add(&group->count, -1);
 }
 
@@ -143,7 +143,7 @@ static __noinline int leave_port(const struct afnet_port_key *key, const struct 
 	if (!p)
 		return 0;
 	leave(flags & AFNET_SOCKET_SINGLE ? &p->single : &p->own, who,
-	      flags & AFNET_SOCKET_LISTENING);
+	      flags & AFNET_SOCKET_ENGAGED);
 	put_port(p, key);
 	return 0;
 }
@@ -183,7 +183,7 @@ static __noinline int unregister(struct afnet_socket *s)
 		leave_port(&key, &who, flags);
 	}
 	s->flags = flags & ~(AFNET_SOCKET_ANY4 | AFNET_SOCKET_ANY6 | AFNET_SOCKET_SINGLE |
-			     AFNET_SOCKET_LISTENING);
+			     AFNET_SOCKET_ENGAGED);
 	s->port = 0;
 	return 0;
 }
@@ -243,6 +243,35 @@ static __always_inline struct afnet_port *port_of(const struct afnet_socket *s, 
 	else if (kind == AFNET_SOCKET_SINGLE)
 		key.addr = s->addr;
 	return bpf_map_lookup_elem(&ports, &key);
+}
+
+/* A TCP socket listens; a UDP socket is connected, or no more. */
+static __noinline int engage(struct afnet_socket *s, bool engaged)
+{
+	struct afnet_port *p;
+
+	if (engaged == !!(s->flags & AFNET_SOCKET_ENGAGED))
+		return 0;
+	for (__u32 kind = AFNET_SOCKET_ANY4; kind <= AFNET_SOCKET_SINGLE; kind <<= 1) {
+		if (!(s->flags & kind))
+			continue;
+		p = port_of(s, kind);
+		if (p)
+			__sync_fetch_and_add(&p->own.engaged, engaged ? 1 : -1);
+	}
+	if (s->flags & AFNET_SOCKET_SINGLE) {
+		p = port_of(s, is_ip4(&s->addr) ? AFNET_SOCKET_ANY4 : AFNET_SOCKET_ANY6);
+		if (p)
+			__sync_fetch_and_add(&p->single.engaged, engaged ? 1 : -1);
+	}
+	s->flags ^= AFNET_SOCKET_ENGAGED;
+	return 0;
+}
+
+/* UDP: whether there is one that takes datagrams from anybody. */
+static __always_inline bool receives(const struct afnet_port *p)
+{
+	return p->own.count > p->own.engaged;
 }
 
 /* Says where the kernel has the socket: for those that join it, and for who looks for it. */

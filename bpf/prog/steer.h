@@ -92,18 +92,18 @@ int afnet_lookup(struct bpf_sk_lookup *ctx)
 	}
 	key.addr = any_of(&to);
 	p = bpf_map_lookup_elem(&ports, &key);
-	if (p && p->own.count && (p->flags & AFNET_PORT_UNBOUND || same_ip(&p->anchor, &to)))
+	if (p && receives(p) && (p->flags & AFNET_PORT_UNBOUND || same_ip(&p->anchor, &to)))
 		return SK_PASS;
 	if (p && p->single.count) {
 		const struct afnet_port *exact;
 
 		key.addr = to;
 		exact = bpf_map_lookup_elem(&ports, &key);
-		if (exact && exact->own.count)
+		if (exact && receives(exact))
 			return SK_PASS;
 		key.addr = any_of(&to);
 	}
-	if (p && p->own.count && assign(ctx, &key))
+	if (p && receives(p) && assign(ctx, &key))
 		return SK_PASS;
 	return unheard(&key, &to);
 }
@@ -130,6 +130,87 @@ static __always_inline struct bpf_sock *find_udp(struct __sk_buff *skb,
 	return bpf_sk_lookup_udp(skb, &tuple, sizeof(tuple.ipv6), BPF_F_CURRENT_NETNS, 0);
 }
 
+/* What a packet says of a UDP port of ours. */
+struct flow {
+	struct afnet_ip ours;
+	struct afnet_ip theirs;
+	__be16 port;
+	__be16 their_port;
+};
+
+struct fragment_header {
+	__u8 next;
+	__u8 reserved;
+	__be16 offset;
+	__be32 id;
+};
+
+/* Reads a UDP packet, or the first fragment of one, whose network header is at `l3`; of one that an
+ * ICMP error quotes, the source is ours. */
+static __always_inline bool read_udp(struct __sk_buff *skb, void *l3, void *end, bool quoted,
+				     struct flow *flow)
+{
+	struct udphdr *udp;
+
+	if (skb->protocol == bpf_htons(ETH_P_IP)) {
+		struct iphdr *ip = l3;
+
+		if ((void *)(ip + 1) > end || ip->protocol != IPPROTO_UDP ||
+		    ip->frag_off & bpf_htons(0x1fff))
+			return false;
+		flow->ours = ip4(quoted ? ip->saddr : ip->daddr);
+		flow->theirs = ip4(quoted ? ip->daddr : ip->saddr);
+		udp = l3 + ip->ihl * 4;
+	} else {
+		struct ipv6hdr *ip = l3;
+		struct fragment_header *fragment = (void *)(ip + 1);
+
+		if ((void *)(ip + 1) > end)
+			return false;
+		__builtin_memcpy(&flow->ours, quoted ? &ip->saddr : &ip->daddr, 16);
+		__builtin_memcpy(&flow->theirs, quoted ? &ip->daddr : &ip->saddr, 16);
+		udp = (void *)(ip + 1);
+		if (ip->nexthdr == IPPROTO_FRAGMENT) {
+			if ((void *)(fragment + 1) > end || fragment->next != IPPROTO_UDP ||
+			    fragment->offset & bpf_htons(0xfff8))
+				return false;
+			udp = (void *)(fragment + 1);
+		} else if (ip->nexthdr != IPPROTO_UDP) {
+			return false;
+		}
+	}
+	if ((void *)(udp + 1) > end)
+		return false;
+	flow->port = quoted ? udp->source : udp->dest;
+	flow->their_port = quoted ? udp->dest : udp->source;
+	return true;
+}
+
+/* The packet that an ICMP error quotes (its header has 8 bytes in both families); NULL: it is none.
+ */
+static __always_inline void *quoted(struct __sk_buff *skb, void *l3, void *end)
+{
+	__u8 *icmp;
+
+	if (skb->protocol == bpf_htons(ETH_P_IP)) {
+		struct iphdr *ip = l3;
+
+		if ((void *)(ip + 1) > end || ip->protocol != IPPROTO_ICMP)
+			return NULL;
+		icmp = l3 + ip->ihl * 4;
+		/* Unreachable, time exceeded, parameter problem. */
+		if ((void *)(icmp + 8) > end || (*icmp != 3 && *icmp != 11 && *icmp != 12))
+			return NULL;
+	} else {
+		struct ipv6hdr *ip = l3;
+
+		icmp = (void *)(ip + 1);
+		if ((void *)(icmp + 8) > end || ip->nexthdr != IPPROTO_ICMPV6 || *icmp & 0x80)
+			return NULL;
+	}
+	return icmp + 8;
+}
+
 SEC("tc")
 int afnet_enter(struct __sk_buff *skb)
 {
@@ -138,54 +219,27 @@ int afnet_enter(struct __sk_buff *skb)
 	const struct afnet_port *p;
 	struct afnet_ip to, from;
 	struct afnet_socket *s;
+	struct flow flow = {};
 	struct bpf_sock *sk;
-	struct udphdr *udp;
 	bool connected;
+	void *inner;
 
-	if (skb->protocol == bpf_htons(ETH_P_IP)) {
-		struct iphdr *ip = data + ETH_HLEN;
-
-		if ((void *)(ip + 1) > end || ip->protocol != IPPROTO_UDP ||
-		    ip->frag_off & bpf_htons(0x1fff))
-			return TC_ACT_UNSPEC;
-		to = ip4(ip->daddr);
-		from = ip4(ip->saddr);
-		udp = (void *)ip + ip->ihl * 4;
-	} else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
-		struct ipv6hdr *ip = data + ETH_HLEN;
-
-		if ((void *)(ip + 1) > end)
-			return TC_ACT_UNSPEC;
-		__builtin_memcpy(&to, &ip->daddr, sizeof(to));
-		__builtin_memcpy(&from, &ip->saddr, sizeof(from));
-		udp = (void *)(ip + 1);
-		if (ip->nexthdr == IPPROTO_FRAGMENT) {
-			struct frag_hdr {
-				__u8 next;
-				__u8 reserved;
-				__be16 offset;
-				__be32 id;
-			} *fragment = (void *)udp;
-
-			if ((void *)(fragment + 1) > end || fragment->next != IPPROTO_UDP ||
-			    fragment->offset & bpf_htons(0xfff8))
-				return TC_ACT_UNSPEC;
-			udp = (void *)(fragment + 1);
-		} else if (ip->nexthdr != IPPROTO_UDP) {
-			return TC_ACT_UNSPEC;
-		}
-	} else {
+	if (skb->protocol != bpf_htons(ETH_P_IP) && skb->protocol != bpf_htons(ETH_P_IPV6))
 		return TC_ACT_UNSPEC;
+	if (!read_udp(skb, data + ETH_HLEN, end, false, &flow)) {
+		inner = quoted(skb, data + ETH_HLEN, end);
+		if (!inner || !read_udp(skb, inner, end, true, &flow))
+			return TC_ACT_UNSPEC;
 	}
-	if ((void *)(udp + 1) > end)
-		return TC_ACT_UNSPEC;
+	to = flow.ours;
+	from = flow.theirs;
 	key.slot = owner_of(&to);
 	if (!key.slot)
 		return TC_ACT_UNSPEC;
 	key.addr = any_of(&to);
-	key.port = bpf_ntohs(udp->dest);
+	key.port = bpf_ntohs(flow.port);
 	p = bpf_map_lookup_elem(&ports, &key);
-	if (!p || !p->own.count || p->flags & AFNET_PORT_UNBOUND || same_ip(&p->anchor, &to))
+	if (!p || !receives(p) || p->flags & AFNET_PORT_UNBOUND || same_ip(&p->anchor, &to))
 		return TC_ACT_UNSPEC;
 	sk = bpf_map_lookup_elem(&listening, &key);
 	if (sk) {
@@ -196,7 +250,7 @@ int afnet_enter(struct __sk_buff *skb)
 			return TC_ACT_UNSPEC;
 	}
 	to = p->anchor;
-	sk = find_udp(skb, &to, &from, bpf_htons(p->port), udp->source);
+	sk = find_udp(skb, &to, &from, bpf_htons(p->port), flow.their_port);
 	if (!sk)
 		return TC_ACT_UNSPEC;
 	s = bpf_sk_storage_get(&sockets, sk, 0, 0);
