@@ -145,6 +145,8 @@ pub enum Command {
     /// reaches through files, devices, signals and other services is not shut: who does not trust it takes --user, or a
     /// container around.
     ///
+    /// A program whose file has capabilities that root does not keep here starts without them (ping does without).
+    ///
     /// The exit status is that of the program, 126 if it cannot be run, 127 if there is none of that name, 1 if the
     /// compartment cannot be entered.
     #[command(display_order = 10)]

@@ -6,7 +6,7 @@
 //!                                                   \____ of privileged callers ____/
 //! ```
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -38,12 +38,12 @@ pub fn exec(
         Ok(_) => return CliError::Client(ClientError::Lost("an answer to something else".to_owned())),
         Err(e) => return e.into(),
     };
-    if let Err(e) = confine(&policy, already, user.as_ref()) {
-        return CliError::Io(format!("confining the program to {name}: {e}"));
-    }
     let Some((program, arguments)) = command.split_first() else {
         return CliError::Usage("a program is missing".to_owned());
     };
+    if let Err(e) = confine(&policy, already, user.as_ref(), program) {
+        return CliError::Io(format!("confining the program to {name}: {e}"));
+    }
     // Does not return if it succeeds. The socket is closed on exec.
     let error = Command::new(program).args(arguments).env("AFNET_INSTANCE", instance.name()).exec();
     let status = if error.kind() == std::io::ErrorKind::NotFound { 127 } else { 126 };
@@ -52,20 +52,21 @@ pub fn exec(
 
 /// Takes from this process what its program shall not have. `already`: it lived in the compartment before, so that
 /// whoever started it has settled what it may.
-fn confine(policy: &Policy, already: bool, user: Option<&RunAs>) -> Result<(), Refused> {
-    let privileged = confine::privileged()?;
+fn confine(policy: &Policy, already: bool, user: Option<&RunAs>, program: &OsStr) -> Result<(), Refused> {
+    let (privileged, keep) = (confine::privileged()?, confine::kept(policy));
     if privileged {
         if !already || confine::may_mount()? {
             confine::isolate()?;
+            confine::ignore_demands(program, keep)?;
         }
-        confine::bound(confine::kept(policy))?;
+        confine::bound(keep)?;
     }
     if let Some(user) = user {
         user.become_it()?;
     }
     match (policy.capabilities, privileged) {
         (true, _) => Ok(()),
-        (false, true) => confine::reduce(confine::kept(policy)),
+        (false, true) => confine::reduce(keep),
         // Some other user's, which came from who knows where.
         (false, false) => confine::reduce(CapabilitySet::empty()),
     }

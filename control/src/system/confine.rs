@@ -17,7 +17,7 @@
 //! Needs CAP_SYS_ADMIN and CAP_SETPCAP. Changes the calling thread alone: for programs with one thread that are about
 //! to exec.
 
-use std::ffi::CString;
+use std::ffi::{CString, OsStr};
 use std::fs;
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -25,8 +25,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use afnet_abi::control::Policy;
-use rustix::io::{Errno, FdFlags, fcntl_setfd};
-use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind_recursive, mount_change};
+use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, mount, mount_bind, mount_bind_recursive, mount_change,
+};
 use rustix::thread::{self as task, CapabilitySet, CapabilitySets, UnshareFlags};
 
 use super::mounts::{self, Mount};
@@ -118,6 +120,12 @@ fn points<'a>(all: &'a [Mount], types: &[&str]) -> Vec<&'a Path> {
 
 /// Makes a mount and those below it read-only, whatever other flags they have.
 fn read_only(point: &Path) -> Result<(), Refused> {
+    const MOUNT_ATTR_RDONLY: u64 = 1;
+    set_flag(point, MOUNT_ATTR_RDONLY).refused(|| format!("making {} read-only", point.display()))
+}
+
+/// Sets a flag of a mount and of those below it (mount_setattr(2), 5.12).
+fn set_flag(point: &Path, flag: u64) -> io::Result<()> {
     /// `struct mount_attr` of linux/mount.h.
     #[repr(C)]
     struct Attributes {
@@ -126,11 +134,9 @@ fn read_only(point: &Path) -> Result<(), Refused> {
         propagation: u64,
         userns_fd: u64,
     }
-    const MOUNT_ATTR_RDONLY: u64 = 1;
     const AT_RECURSIVE: libc::c_int = 0x8000;
-    let what = || format!("making {} read-only", point.display());
-    let path = CString::new(point.as_os_str().as_bytes()).map_err(|_| Refused::new(Errno::INVAL, what()))?;
-    let attributes = Attributes { set: MOUNT_ATTR_RDONLY, clear: 0, propagation: 0, userns_fd: 0 };
+    let path = CString::new(point.as_os_str().as_bytes())?;
+    let attributes = Attributes { set: flag, clear: 0, propagation: 0, userns_fd: 0 };
     // SAFETY: the path is a C string and the structure is of the length that is passed; the kernel reads both only.
     let result = unsafe {
         libc::syscall(
@@ -142,10 +148,57 @@ fn read_only(point: &Path) -> Result<(), Refused> {
             size_of_val(&attributes),
         )
     };
-    match result {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()).refused(what),
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Programs that do without the capability that distributions give to their files, and fail to start where it cannot be
+/// had: ICMP echo goes over ping sockets.
+const PING: &[&str] = &["ping", "ping4", "ping6", "fping", "fping6"];
+
+/// Lets programs start whose files demand capabilities that are not kept: such a file is mounted on itself with the flag
+/// that makes the kernel ignore the demand. In a mount namespace of our own.
+pub fn ignore_demands(program: &OsStr, keep: CapabilitySet) -> Result<(), Refused> {
+    let names = PING.iter().map(OsStr::new).chain([program]);
+    let mut done = Vec::new();
+    for path in names.filter_map(find).filter_map(|path| fs::canonicalize(path).ok()) {
+        if done.contains(&path) || !demands(&path, keep) {
+            continue;
+        }
+        const MOUNT_ATTR_NOSUID: u64 = 2;
+        mount_bind(&path, &path).refused(|| format!("mounting {} on itself", path.display()))?;
+        set_flag(&path, MOUNT_ATTR_NOSUID)
+            .refused(|| format!("ignoring the capabilities of {}", path.display()))?;
+        done.push(path);
     }
+    Ok(())
+}
+
+/// Where exec would find a program.
+fn find(name: &OsStr) -> Option<PathBuf> {
+    if name.as_bytes().contains(&b'/') {
+        return Some(name.into());
+    }
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|dir| dir.join(name)).find(|p| p.is_file())
+}
+
+/// Whether exec of a file fails unless it gets a capability that is not in `keep`.
+fn demands(path: &Path, keep: CapabilitySet) -> bool {
+    // struct vfs_ns_cap_data of linux/capability.h: 24 bytes at most.
+    let mut data = [0; 24];
+    match rustix::fs::getxattr(path, c"security.capability", &mut data) {
+        Ok(length) => demanded(&data[..length]).is_some_and(|caps| !keep.contains(caps)),
+        Err(_) => false,
+    }
+}
+
+/// The capabilities that a file must get, by its attribute. (Those that it may get are no hindrance.)
+fn demanded(data: &[u8]) -> Option<CapabilitySet> {
+    const VFS_CAP_FLAGS_EFFECTIVE: u32 = 1;
+    let word = |at: usize| Some(u32::from_le_bytes(data.get(at..at + 4)?.try_into().ok()?));
+    let (flags, low, high) = (word(0)?, word(4)?, word(12).unwrap_or(0));
+    let permitted = CapabilitySet::from_bits_retain(u64::from(low) | u64::from(high) << 32);
+    (flags & VFS_CAP_FLAGS_EFFECTIVE != 0).then_some(permitted)
 }
 
 /// Marks inherited descriptors that lead out of the mount namespace: directories, and files of cgroup file systems.
@@ -178,7 +231,7 @@ pub fn bound(keep: CapabilitySet) -> Result<(), Refused> {
         match task::remove_capability_from_bounding_set(one) {
             Ok(()) => {}
             // Beyond the last one of this kernel.
-            Err(Errno::INVAL) => break,
+            Err(rustix::io::Errno::INVAL) => break,
             Err(e) => return Err(e).refused(|| "reducing the bounding set (CAP_SETPCAP is needed)"),
         }
     }
@@ -217,6 +270,25 @@ mod tests {
         assert_eq!(kept(&raw) & out, CapabilitySet::NET_RAW);
         let trusted = Policy { capabilities: true, ..Policy::default() };
         assert!(kept(&trusted).contains(out));
+    }
+
+    #[test]
+    fn what_a_file_demands() {
+        // cap_net_raw=ep and cap_net_raw+p, as setcap(8) writes them.
+        let bytes = |flag: u8| {
+            let mut data = [0; 20];
+            (data[0], data[3], data[5]) = (flag, 2, 0x20);
+            data
+        };
+        assert_eq!(demanded(&bytes(1)), Some(CapabilitySet::NET_RAW));
+        assert_eq!(demanded(&bytes(0)), None);
+        let mut high = bytes(1);
+        high[12] = 0x80;
+        assert_eq!(demanded(&high), Some(CapabilitySet::NET_RAW | CapabilitySet::BPF));
+        assert_eq!((demanded(&[]), demanded(&[1, 0, 0])), (None, None));
+        assert!(!demands(Path::new("/etc/passwd"), KEPT) && !demands(Path::new("/no/such/file"), KEPT));
+        assert_eq!(find(OsStr::new("./x")), Some("./x".into()));
+        assert!(find(OsStr::new("sh")).is_some_and(|p| p.is_absolute()));
     }
 
     #[test]

@@ -113,6 +113,31 @@ fn a_set_user_id_program_brings_nothing_back() {
 }
 
 #[test]
+fn a_file_that_demands_a_capability_starts_without() {
+    let bed = bed("demand");
+    let mut daemon = Afnetd::start(&bed);
+    daemon.ok("add a");
+    let dir = tempfile::tempdir().unwrap();
+    let cat = dir.path().join("cat");
+    fs::copy("/bin/cat", &cat).unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    // cap_net_raw=ep, as ping has it in many distributions.
+    let mut attribute = [0; 20];
+    (attribute[0], attribute[3], attribute[5]) = (1, 2, 0x20);
+    rustix::fs::setxattr(&cat, c"security.capability", &attribute, rustix::fs::XattrFlags::empty()).unwrap();
+    for (user, effective) in [("", KEPT), ("--user nobody ", NONE)] {
+        let status = daemon.ok(&format!("exec {user}a -- {} /proc/self/status", cat.display()));
+        assert_eq!(capabilities(&status)[2..4], [effective, KEPT]);
+    }
+    // Where it is to be had, the file gets it as everywhere.
+    daemon.ok("set a --raw-sockets");
+    let status = daemon.ok(&format!("exec --user nobody a -- {} /proc/self/status", cat.display()));
+    assert_eq!(capabilities(&status)[2], "0000000000002000");
+    assert!(daemon.ok("exec a -- ping -V").contains("ping"));
+    daemon.stop();
+}
+
+#[test]
 fn a_program_runs_as_the_user_that_was_said() {
     let bed = bed("user");
     let mut daemon = Afnetd::start(&bed);
