@@ -146,13 +146,16 @@ struct wish {
 };
 
 /* Waits for the hidden port that another thread's bind() of the same port is about to get. */
-static __noinline __u16 hidden_port(struct afnet_socket *s, __u32 kind)
+__noinline int hidden_port(struct afnet_socket *s, __u32 kind)
 {
-	for (int i = 0; i < PORT_WAITS; i++) {
-		struct afnet_port *p = port_of(s, kind);
+	struct afnet_port *p;
 
-		if (!p)
-			return 0;
+	if (!s)
+		return 0;
+	p = port_of(s, kind);
+	if (!p)
+		return 0;
+	for (int i = 0; i < PORT_WAITS; i++) {
 		if (*(volatile __u16 *)&p->port) {
 			s->anchor = p->anchor;
 			return p->port;

@@ -9,6 +9,8 @@
  * the family's addresses, among `single`. So a socket on all addresses finds those it collides
  * with, and they find it.
  *
+ * Functions that are not static are verified once, by themselves, and not at each call.
+ *
  * Rules of sharing: inet_csk_bind_conflict() in net/ipv4/inet_connection_sock.c,
  * udp_lib_lport_inuse() in net/ipv4/udp.c.
  */
@@ -110,12 +112,14 @@ static __always_inline struct afnet_port *get_port(const struct afnet_port_key *
 
 /* Enters `who` into an entry: 0, or the errno. The order of the counting makes one of two colliding
  * threads fail. */
-static __noinline int take_port(const struct afnet_port_key *key, const struct claimant *who,
-				bool single)
+__noinline int take_port(const struct afnet_port_key *key, const struct claimant *who, bool single)
 {
-	struct afnet_port *p = get_port(key);
 	struct afnet_sharers *group;
+	struct afnet_port *p;
 
+	if (!key || !who)
+		return EINVAL;
+	p = get_port(key);
 	if (!p)
 		return ENOBUFS;
 	group = single ? &p->single : &p->own;
@@ -135,11 +139,13 @@ static __noinline int take_port(const struct afnet_port_key *key, const struct c
 	return 0;
 }
 
-static __noinline int leave_port(const struct afnet_port_key *key, const struct claimant *who,
-				 __u32 flags)
+__noinline int leave_port(const struct afnet_port_key *key, const struct claimant *who, __u32 flags)
 {
-	struct afnet_port *p = bpf_map_lookup_elem(&ports, key);
+	struct afnet_port *p;
 
+	if (!key || !who)
+		return 0;
+	p = bpf_map_lookup_elem(&ports, key);
 	if (!p)
 		return 0;
 	leave(flags & AFNET_SOCKET_SINGLE ? &p->single : &p->own, who,
@@ -160,13 +166,17 @@ static __always_inline struct claimant claimant_of(const struct afnet_socket *s)
 }
 
 /* Takes a socket out of the register. */
-static __noinline int unregister(struct afnet_socket *s)
+__noinline int unregister(struct afnet_socket *s)
 {
-	struct claimant who = claimant_of(s);
 	struct afnet_ip none = {}, four = ip4(0);
 	struct afnet_port_key key;
-	__u32 flags = s->flags;
+	struct claimant who;
+	__u32 flags;
 
+	if (!s)
+		return 0;
+	who = claimant_of(s);
+	flags = s->flags;
 	if (flags & AFNET_SOCKET_ANY4) {
 		key = port_key(s, &four);
 		leave_port(&key, &who, flags & ~AFNET_SOCKET_SINGLE);
@@ -192,13 +202,16 @@ static __noinline int unregister(struct afnet_socket *s)
  * Enters a socket, whose `port`, `addr` and `protocol` are set, as one on all addresses of the
  * families or on `addr` alone: 0, or the errno.
  */
-static __noinline int enroll(struct afnet_socket *s, __u32 kinds, __u32 uid)
+__noinline int enroll(struct afnet_socket *s, __u32 kinds, __u32 uid)
 {
-	struct claimant who = claimant_of(s);
 	struct afnet_ip none = {}, four = ip4(0);
 	struct afnet_port_key key;
+	struct claimant who;
 	int error = 0;
 
+	if (!s)
+		return EINVAL;
+	who = claimant_of(s);
 	who.uid = uid;
 	if (kinds & AFNET_SOCKET_ANY4) {
 		key = port_key(s, &four);
@@ -246,11 +259,11 @@ static __always_inline struct afnet_port *port_of(const struct afnet_socket *s, 
 }
 
 /* A TCP socket listens; a UDP socket is connected, or no more. */
-static __noinline int engage(struct afnet_socket *s, bool engaged)
+__noinline int engage(struct afnet_socket *s, bool engaged)
 {
 	struct afnet_port *p;
 
-	if (engaged == !!(s->flags & AFNET_SOCKET_ENGAGED))
+	if (!s || engaged == !!(s->flags & AFNET_SOCKET_ENGAGED))
 		return 0;
 	for (__u32 kind = AFNET_SOCKET_ANY4; kind <= AFNET_SOCKET_SINGLE; kind <<= 1) {
 		if (!(s->flags & kind))
@@ -275,8 +288,10 @@ static __always_inline bool receives(const struct afnet_port *p)
 }
 
 /* Says where the kernel has the socket: for those that join it, and for who looks for it. */
-static __noinline int place(struct afnet_socket *s, __u16 port, __u32 flags)
+__noinline int place(struct afnet_socket *s, __u16 port, __u32 flags)
 {
+	if (!s)
+		return 0;
 	for (__u32 kind = AFNET_SOCKET_ANY4; kind <= AFNET_SOCKET_SINGLE; kind <<= 1) {
 		struct afnet_port *p;
 

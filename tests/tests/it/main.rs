@@ -12,6 +12,7 @@ mod harness;
 mod host;
 mod hostile;
 mod jumbo;
+mod kernel_path;
 mod lifecycle;
 mod limit;
 mod local;
