@@ -2,17 +2,17 @@
 /*
  * socket(), bind(), listen(), close().
  *
- *  asked for                    the kernel binds                          found by
- *  TCP, a port                  the address, or the primary; port 0       sk_lookup, from
- * `listening` TCP, UDP, port 0             the address, or the primary               the kernel;
- * other addresses: sk_lookup UDP, a port                  the address, or the primary; that port
- * the kernel; other addresses: sk_lookup loopback                     its alias as above an address
- * not ours          EADDRNOTAVAIL
+ *  asked for           the kernel binds                      found by
+ *  TCP, a port         the address or an anchor; any port    sk_lookup, from `listening`
+ *  TCP, UDP, port 0    the address or an anchor              the kernel; elsewhere: sk_lookup
+ *  UDP, a port         the address or an anchor; that port   the kernel; elsewhere: sk_lookup
+ *  loopback            its alias                             as above
+ *  not our address     EADDRNOTAVAIL
  *
- * So no two compartments, and no compartment and the host, meet in the kernel's tables: TCP
- * listeners are at ports that nobody asked for, UDP sockets at addresses that only they have, with
- * SO_REUSEADDR against wildcards of the host. A UDP socket of the host on all addresses gets
- * SO_REUSEADDR in turn, when no other socket of the host is in its way.
+ * The anchor is where sockets are that asked for all addresses: the compartment's primary one. So
+ * no two compartments, and no compartment and the host, meet in the kernel's tables: TCP listeners
+ * are at ports that nobody asked for, UDP sockets at addresses that only they have, and both have
+ * SO_REUSEADDR against sockets of the host on all addresses (which get it in turn: host.h).
  */
 #ifndef AFNET_BIND_H
 #define AFNET_BIND_H
@@ -28,8 +28,7 @@
 #define BIND_ALLOW	      1
 #define BIND_ALLOW_PRIVILEGED 3
 
-/* Enters the storage of a new socket of a compartment. False: it is none of ours, or there is no
- * memory. */
+/* Makes the storage of a socket of a compartment; NULL: there is no memory. */
 static __always_inline struct afnet_socket *adopt(void *sk, struct afnet_socket *new)
 {
 	new->slot = current_slot(&new->cgroup);
@@ -108,6 +107,7 @@ static __always_inline struct afnet_ip anchor_of(const struct afnet_confined *c,
 		if (!p || !p->own.count)
 			return key.addr;
 	}
+	off_primary = 1;
 	return kinds & AFNET_SOCKET_ANY4 ? loopback4(s->slot, 1) : loopback6(s->slot);
 }
 

@@ -47,7 +47,8 @@ const volatile __u64 netns_cookie; /* of the network namespace that is confined 
 /* State that the daemon changes while they run. */
 volatile __u32 epoch; /* grows whenever an address changes its owner */
 volatile __u32 has_owner_prefixes;
-volatile __u32 host_link; /* the kernel's end of the host link; 0: none */
+volatile __u32 off_primary; /* set by bind.h: a socket on all addresses is at no primary one */
+volatile __u32 host_link;   /* the kernel's end of the host link; 0: none */
 
 #define HASH(map, key_type, value_type, entries)                                                   \
 	struct {                                                                                   \

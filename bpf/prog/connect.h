@@ -10,7 +10,7 @@
 #include "bind.h"
 #include "source.h"
 
-/* Address of an IPv4 socket option structure's bit: INET_FLAGS_PKTINFO, IP_CMSG_PKTINFO. */
+/* INET_FLAGS_PKTINFO; before 6.6 IP_CMSG_PKTINFO. */
 #define PKTINFO 1
 
 /* The storage of a compartment's socket; NULL: not confined (another network namespace). */
@@ -160,7 +160,8 @@ static __always_inline int send(struct bpf_sock_addr *ctx, struct afnet_ip *to,
 	      /* LOOPBACK4_IPV6: what IPv4 sees of a socket that is bound to an IPv6 address. */
 	      (is_ip4(from) && sk->family == AF_INET6 && from->word[3] == bpf_htonl(0x7f000006));
 	if (!any && s->flags & (AFNET_SOCKET_ANY4 | AFNET_SOCKET_ANY6) && same_ip(from, &s->anchor))
-		any = is_alias(to) || is_alias(from) || owner_of(from) != s->slot ||
+		any = is_alias(to) || is_alias(from) ||
+		      !same_ip(from, is_ip4(from) ? &c->primary4 : &c->primary6) ||
 		      ((is_ip4(to) ? c->count4 : c->count6) > 1 && !wants_pktinfo(sk, !is_ip4(to)));
 	if (any) {
 		if (!source(s, to, sk->bound_dev_if, from)) {
@@ -171,7 +172,7 @@ static __always_inline int send(struct bpf_sock_addr *ctx, struct afnet_ip *to,
 	}
 	if (is_loopback(from) && !to_alias(from, s->slot))
 		return refuse(s->slot, AFNET_REFUSED_SOURCE, EINVAL);
-	if (owner_of(from) != s->slot)
+	if (!same_ip(from, is_ip4(from) ? &c->primary4 : &c->primary6) && owner_of(from) != s->slot)
 		return refuse(s->slot, AFNET_REFUSED_SOURCE, EINVAL);
 	return 1;
 }

@@ -1,12 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * The host's own sockets, by hooks at the root of all cgroups. Two things keep them and the
- * compartments apart:
+ * compartments apart.
  *
- *  bind()     a UDP socket on all addresses gets SO_REUSEADDR, if no other socket of the host is in
- * its way: so it does not collide with those that compartments have on their addresses connect()
- * and sendmsg() to an address of a compartment: the source is an address of the host. The kernel
- * would take the destination itself, since that is an address of this machine, too
+ * bind(): a socket on all addresses gets SO_REUSEADDR, if no other socket of the host is in its
+ * way: so it does not collide with those that compartments have on their addresses (UDP), or have
+ * accepted there (TCP). One on an address of a compartment is remembered: it gets what no socket of
+ * the compartment wants (steer.h).
+ *
+ * connect(), sendmsg() to an address of a compartment: the source is an address of the host. The
+ * kernel would take the destination itself, since that is an address of this machine, too.
  */
 #ifndef AFNET_HOST_H
 #define AFNET_HOST_H

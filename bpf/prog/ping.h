@@ -46,6 +46,18 @@ static __always_inline bool echo_at(struct __sk_buff *skb, __u32 offset)
 	return protocol == IPPROTO_ICMPV6 && type == ICMPV6_ECHO_REQUEST;
 }
 
+/* Whether it can be ICMP at all: a look at a byte, for all the others that leave. */
+static __always_inline bool may_be_icmp(struct __sk_buff *skb, bool four)
+{
+	void *l3 = (void *)(long)skb->data + ETH_HLEN, *end = (void *)(long)skb->data_end;
+	struct ipv6hdr *ip6 = l3;
+	struct iphdr *ip = l3;
+
+	if (four)
+		return (void *)(ip + 1) > end || ip->protocol == IPPROTO_ICMP;
+	return (void *)(ip6 + 1) > end || ip6->nexthdr == IPPROTO_ICMPV6;
+}
+
 SEC("tc")
 int afnet_ping(struct __sk_buff *skb)
 {
@@ -56,7 +68,7 @@ int afnet_ping(struct __sk_buff *skb)
 	__u32 l3 = ETH_HLEN;
 	__u32 slot;
 
-	if (!sk || (!four && skb->protocol != bpf_htons(ETH_P_IPV6)))
+	if (!sk || (!four && skb->protocol != bpf_htons(ETH_P_IPV6)) || !may_be_icmp(skb, four))
 		return TC_ACT_UNSPEC;
 	sk = bpf_sk_fullsock(sk);
 	if (!sk)

@@ -2,13 +2,13 @@
 /*
  * From a packet's destination to the socket of the compartment: sk_lookup.
  *
- *  1. an address of no compartment                    -> the kernel's own look-up
- *  2. TCP: a listener on the address, else one on all -> that one, wherever the kernel has it
- *  3. UDP: a socket on the address                    -> the kernel's own look-up, which finds it
- *  4. UDP: one on all addresses                       -> likewise, at the address where the kernel
- * has it; else that one
- *  5. nothing listens                                 -> no socket: the host's on all addresses is
- * not meant
+ *  1. an address of no compartment                     -> the kernel's own look-up
+ *  2. TCP: a listener on the address, else on all      -> it, wherever the kernel has it
+ *  3. UDP: a socket on the address                     -> the kernel's own look-up finds it
+ *  4. UDP: one on all addresses, at this one           -> the kernel's own look-up finds it
+ *  5. UDP: one on all addresses, at another one        -> it
+ *  6. the host has a socket on the very address        -> the kernel's own look-up finds it
+ *  7. nothing listens                                  -> no socket, not one of the host on all
  *
  * The kernel asks only when no established or connected socket matches. TCP listeners enter
  * `listening` by themselves (bind.h). A UDP socket cannot; the program at the ingress of the
@@ -81,17 +81,19 @@ int afnet_lookup(struct bpf_sk_lookup *ctx)
 	key.slot = slot;
 	key.port = ctx->local_port;
 	key.protocol = ctx->protocol;
+	key.addr = any_of(&to);
+	p = bpf_map_lookup_elem(&ports, &key);
 	if (ctx->protocol == IPPROTO_TCP) {
-		key.addr = to;
-		if (assign(ctx, &key))
-			return SK_PASS;
-		key.addr = any_of(&to);
-		if (assign(ctx, &key))
+		if (p && p->single.engaged) {
+			key.addr = to;
+			if (assign(ctx, &key))
+				return SK_PASS;
+			key.addr = any_of(&to);
+		}
+		if (p && p->own.engaged && assign(ctx, &key))
 			return SK_PASS;
 		return unheard(&key, &to);
 	}
-	key.addr = any_of(&to);
-	p = bpf_map_lookup_elem(&ports, &key);
 	if (p && receives(p) && (p->flags & AFNET_PORT_UNBOUND || same_ip(&p->anchor, &to)))
 		return SK_PASS;
 	if (p && p->single.count) {
@@ -216,6 +218,7 @@ int afnet_enter(struct __sk_buff *skb)
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 	struct afnet_port_key key = {.protocol = IPPROTO_UDP};
+	const struct afnet_confined *c;
 	const struct afnet_port *p;
 	struct afnet_ip to, from;
 	struct afnet_socket *s;
@@ -234,7 +237,11 @@ int afnet_enter(struct __sk_buff *skb)
 	to = flow.ours;
 	from = flow.theirs;
 	key.slot = owner_of(&to);
-	if (!key.slot)
+	c = key.slot ? bpf_map_lookup_elem(&confined, &key.slot) : NULL;
+	if (!c)
+		return TC_ACT_UNSPEC;
+	/* Nearly all sockets on all addresses are at the primary one. */
+	if (same_ip(&to, &c->primary4) && !off_primary)
 		return TC_ACT_UNSPEC;
 	key.addr = any_of(&to);
 	key.port = bpf_ntohs(flow.port);

@@ -104,6 +104,8 @@ pub struct Confinement {
     globals: Mapping,
     /// Entries of `cgroups`, by slot.
     cgroups: BTreeMap<u32, u64>,
+    /// Primary IPv4 address, by slot.
+    primaries: BTreeMap<u32, IpAddr>,
     prefixes: u32,
     maps: Maps,
 }
@@ -168,9 +170,11 @@ impl Confinement {
         let kept = [&mut open.maps.sockets, &mut open.maps.ports, &mut open.maps.listening];
         fs::create_dir_all(&config.pins)
             .map_err(|source| Error::Io { what: "create the pins' directory", source })?;
+        let mut inherited = false;
         for map in kept {
             let pin = config.pins.join(format!("map-{}", map.name().to_string_lossy()));
             // What is pinned there already is taken over.
+            inherited |= pin.exists();
             map.set_pin_path(&pin).map_err(Error::bpf("name a map's pin"))?;
         }
         let skel = open.load().map_err(Error::bpf("load the kernel path's object"))?;
@@ -184,6 +188,7 @@ impl Confinement {
             qdiscs: Vec::new(),
             globals: Mapping::new(maps.bss.as_fd(), size_of::<types::bss>())?,
             cgroups: BTreeMap::new(),
+            primaries: BTreeMap::new(),
             prefixes: 0,
             maps: Maps {
                 cgroups: Map::new("cgroup", &maps.cgroups)?,
@@ -239,6 +244,7 @@ impl Confinement {
         let mut random = [0; 4];
         // SAFETY: four writable bytes; whatever they hold is a number.
         unsafe { libc::getrandom(random.as_mut_ptr().cast(), random.len(), 0) };
+        this.word(offset_of!(types::bss, off_primary)).store(inherited.into(), Ordering::Relaxed);
         this.word(offset_of!(types::bss, epoch)).store(u32::from_ne_bytes(random), Ordering::Relaxed);
         Ok(this)
     }
@@ -369,6 +375,15 @@ impl Confinement {
             count6,
         };
         self.maps.confined.insert(&slot, &entry)?;
+        let first = of(true).next().map(|s| s.addr);
+        let before = match first {
+            Some(addr) => self.primaries.insert(slot, addr),
+            None => self.primaries.remove(&slot),
+        };
+        // Sockets stay where they are when it changes.
+        if before.is_some() && before != first {
+            self.word(offset_of!(types::bss, off_primary)).store(1, Ordering::Relaxed);
+        }
         if count4 < 2 && count6 < 2 {
             self.maps.sources.remove(&slot)?;
         }
