@@ -7,11 +7,15 @@
 //! | [`subject`] | what is measured, and how it is set up |
 //! | [`afnet`], [`dpdk`] | the two subjects on AF_XDP |
 //! | [`cost`] | time and memory of adding a compartment |
+//! | [`kernel_path`] | servers in and beside compartments, by connections, requests, latency and throughput |
+//! | [`batch`] | many datagrams in one system call |
 //! | [`report`] | medians, ratios, table and JSON |
 
 pub mod afnet;
+pub mod batch;
 pub mod cost;
 pub mod dpdk;
+pub mod kernel_path;
 pub mod live;
 pub mod report;
 pub mod sink;

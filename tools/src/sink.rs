@@ -8,7 +8,6 @@ use std::{
     net::UdpSocket,
     os::fd::AsRawFd,
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
-    ptr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -17,6 +16,8 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+
+use crate::batch::Batch;
 
 /// Where the generator and the XDP program run.
 pub const LOAD_CPU: usize = 0;
@@ -122,32 +123,11 @@ pub fn kernel(port: u16) -> Result<()> {
     answer(Arc::clone(&count));
     pin(SINK_CPU)?;
 
-    let mut buffers = vec![[0u8; 2048]; BATCH];
-    let mut vectors: Vec<libc::iovec> = buffers
-        .iter_mut()
-        .map(|buffer| libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() })
-        .collect();
-    // SAFETY: zeroes are a valid mmsghdr.
-    let mut messages: Vec<libc::mmsghdr> = vec![unsafe { std::mem::zeroed() }; BATCH];
-    for (message, vector) in messages.iter_mut().zip(&mut vectors) {
-        message.msg_hdr.msg_iov = ptr::from_mut(vector);
-        message.msg_hdr.msg_iovlen = 1;
-    }
-    let batch = u32::try_from(BATCH)?;
+    let mut batch = Batch::new(BATCH, 0);
     loop {
-        // SAFETY: each message names a live vector, which names a live buffer.
-        let received = unsafe {
-            libc::recvmmsg(
-                socket.as_raw_fd(),
-                messages.as_mut_ptr(),
-                batch,
-                libc::MSG_WAITFORONE,
-                ptr::null_mut(),
-            )
-        };
-        let received = u64::try_from(received).map_err(|_| io::Error::last_os_error())?;
+        let received = batch.receive(&socket)?;
         // One writer: a plain addition is enough.
-        count.store(count.load(Ordering::Relaxed) + received, Ordering::Relaxed);
+        count.store(count.load(Ordering::Relaxed) + received as u64, Ordering::Relaxed);
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use afnet_tools::{
-    afnet, cost,
+    afnet, cost, kernel_path,
     report::{Machine, Rate, Report},
     sink,
     subject::{Sample, Subject},
@@ -21,13 +21,13 @@ struct Arguments {
     #[command(subcommand)]
     command: Option<Role>,
     /// Results as one JSON object
-    #[arg(long, short = 'j')]
+    #[arg(long, short = 'j', global = true)]
     json: bool,
     /// Rounds over all subjects
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 3, global = true)]
     rounds: u32,
-    /// Seconds of each measurement
-    #[arg(long, default_value_t = 1.0)]
+    /// Seconds of each measurement (third-party clients round up)
+    #[arg(long, default_value_t = 1.0, global = true)]
     seconds: f64,
     /// Frame sizes in bytes
     #[arg(long, value_delimiter = ',', default_value = "64,1400")]
@@ -36,8 +36,14 @@ struct Arguments {
     #[arg(long, default_value_t = 1024)]
     compartments: u32,
     /// Only subjects whose name begins so
-    #[arg(long, value_delimiter = ',')]
+    #[arg(long, value_delimiter = ',', global = true)]
     only: Vec<String>,
+    /// Of the kernel path only measures whose name begins so
+    #[arg(long, value_delimiter = ',', global = true)]
+    measures: Vec<String>,
+    /// Compartments that hold the same port while one of them is measured
+    #[arg(long, value_delimiter = ',', default_value = "1,100,1000", global = true)]
+    crowds: Vec<u32>,
     /// Containers to add when measuring what one costs; 0: do not
     #[arg(long, default_value_t = 1000)]
     cost: u32,
@@ -47,6 +53,15 @@ struct Arguments {
 enum Role {
     /// One line: what a single afnet tenant receives
     Rate,
+    /// Ordinary servers in a compartment beside the same on the host and in namespaces: connections, requests, round
+    /// trips, throughput; and what a lookup costs with many compartments. `--crowds 0`: without that
+    KernelPath,
+    /// The server of the kernel path (started by the bench itself)
+    #[command(hide = true)]
+    Serve,
+    /// Holds ports in compartments (started by the bench itself)
+    #[command(hide = true)]
+    Hold,
     /// A counting receiver (started by the bench itself)
     #[command(hide = true, subcommand)]
     Sink(Receiver),
@@ -77,8 +92,36 @@ fn main() -> Result<()> {
             );
             Ok(())
         }
+        Some(Role::KernelPath) => {
+            let mut report = Report { machine: Machine::here(), ..Default::default() };
+            report.kernel_path = Some(kernel_path::run(&arguments.kernel_path())?);
+            show(&arguments, &report)
+        }
+        Some(Role::Serve) => kernel_path::server::serve(),
+        Some(Role::Hold) => kernel_path::crowd::hold(),
         None => bench(&arguments),
     }
+}
+
+impl Arguments {
+    fn kernel_path(&self) -> kernel_path::Options {
+        kernel_path::Options {
+            rounds: self.rounds,
+            time: Duration::from_secs_f64(self.seconds),
+            only: self.only.clone(),
+            measures: self.measures.clone(),
+            crowds: self.crowds.iter().copied().filter(|crowd| *crowd > 0).collect(),
+        }
+    }
+}
+
+fn show(arguments: &Arguments, report: &Report) -> Result<()> {
+    if arguments.json {
+        println!("{}", serde_json::to_string_pretty(report)?);
+    } else {
+        report.print();
+    }
+    Ok(())
 }
 
 fn bench(arguments: &Arguments) -> Result<()> {
@@ -116,6 +159,9 @@ fn bench(arguments: &Arguments) -> Result<()> {
             .extend(chosen.iter().map(|(subject, samples)| Rate::new(subject.name(), size, &samples[i])));
     }
     report.compare(&arguments.sizes, &many.name());
+    if kernel_path::site::Place::ALL.iter().any(|place| wanted(place.name())) {
+        report.kernel_path = Some(kernel_path::run(&arguments.kernel_path().brief())?);
+    }
     if arguments.cost > 0 {
         for (name, way) in [
             ("afnet", cost::afnet as fn(u32) -> Result<cost::Cost>),
@@ -128,10 +174,5 @@ fn bench(arguments: &Arguments) -> Result<()> {
             }
         }
     }
-    if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
-    } else {
-        report.print();
-    }
-    Ok(())
+    show(arguments, &report)
 }

@@ -1,0 +1,210 @@
+//! What the kernel path costs: the same servers in a compartment, on the host itself, and in namespaces, each measured
+//! by the same clients in the same run.
+//!
+//! | module | contents |
+//! |---|---|
+//! | [`site`] | the places, with their beds and servers |
+//! | [`server`] | the bench's own server |
+//! | [`client`] | the bench's own clients |
+//! | [`measure`] | what is measured, and the third-party clients |
+//! | [`crowd`] | a thousand compartments that hold the same ports |
+//! | [`figures`] | medians and ratios |
+//!
+//! All places stand from the start to the end. In each round each measure goes over all places, one shortly after the
+//! other and each time in another order; ratios are made round by round.
+
+pub mod client;
+pub mod crowd;
+pub mod figures;
+pub mod measure;
+pub mod server;
+pub mod site;
+
+use std::{collections::BTreeMap, time::Duration};
+
+use afnet_tests::bed::Bed;
+use anyhow::Result;
+use serde::Serialize;
+
+use self::{
+    figures::{Comparison, Figure},
+    measure::Measure,
+    site::{Place, Site},
+};
+
+/// What the project wants of a compartment, relative to each base; `None`: shown, not judged.
+const BASES: [(Place, Place, Option<f64>); 5] = [
+    (Place::Compartment, Place::Host, Some(0.95)),
+    (Place::Compartment, Place::Bridge, Some(1.0)),
+    (Place::Compartment, Place::Routing, Some(1.0)),
+    (Place::Compartment, Place::HostByAfnet, None),
+    (Place::HostNoXdp, Place::Host, None),
+];
+
+/// Measures of the cost of a lookup.
+const LOOKUP: [Measure; 3] = [Measure::Connects, Measure::UdpEcho, Measure::UdpRoundTrip];
+
+/// Measures of a brief run.
+const BRIEF: [Measure; 7] = [
+    Measure::Connections,
+    Measure::Requests,
+    Measure::TcpRoundTrip,
+    Measure::UdpRoundTrip,
+    Measure::UdpEcho,
+    Measure::UdpPackets,
+    Measure::BulkIn,
+];
+
+/// How to measure.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Rounds over everything.
+    pub rounds: u32,
+    /// Time of each measurement.
+    pub time: Duration,
+    /// Only places whose name begins so; empty: all.
+    pub only: Vec<String>,
+    /// Only measures whose name begins so; empty: all.
+    pub measures: Vec<String>,
+    /// Compartments that hold the same ports, for the cost of a lookup; empty: do not measure it.
+    pub crowds: Vec<u32>,
+}
+
+impl Options {
+    /// For a run in which the kernel path is one subject of many: the bench's own clients measure for a third of a
+    /// second, and what is chosen is what an operator asks first.
+    pub fn brief(mut self) -> Self {
+        if self.measures.is_empty() {
+            self.measures = BRIEF.map(|measure| measure.name().to_owned()).to_vec();
+        }
+        self.time = self.time.min(Duration::from_millis(300));
+        self
+    }
+}
+
+/// What was found.
+#[derive(Debug, Default, Serialize)]
+pub struct Findings {
+    /// Each measure of each place.
+    pub figures: Vec<Figure>,
+    /// The ratios.
+    pub comparisons: Vec<Comparison>,
+    /// What could not be measured, and why.
+    pub missing: BTreeMap<String, String>,
+}
+
+impl Findings {
+    /// The tables.
+    pub fn print(&self) {
+        figures::print(&self.figures, &self.comparisons);
+        for (what, why) in &self.missing {
+            println!("\nnot measured: {what}: {why}");
+        }
+    }
+}
+
+/// Measures everything.
+///
+/// # Errors
+/// If a place cannot be set up.
+pub fn run(options: &Options) -> Result<Findings> {
+    let mut findings = Findings::default();
+    places(options, &mut findings)?;
+    if !options.crowds.is_empty() {
+        lookups(options, &mut findings);
+    }
+    Ok(findings)
+}
+
+fn places(options: &Options, findings: &mut Findings) -> Result<()> {
+    let wanted =
+        |name: &str, only: &[String]| only.is_empty() || only.iter().any(|only| name.starts_with(&**only));
+    let mut measures = Vec::new();
+    for measure in Measure::ALL.into_iter().filter(|measure| wanted(measure.name(), &options.measures)) {
+        match measure.missing() {
+            Some(why) => drop(findings.missing.insert(measure.name().into(), why)),
+            None => measures.push(measure),
+        }
+    }
+    let chosen = Place::ALL.into_iter().filter(|place| wanted(place.name(), &options.only));
+    let beds: Vec<(Place, Bed)> = chosen.map(|place| (place, Bed::new("path"))).collect();
+    let mut sites = Vec::new();
+    for (place, bed) in &beds {
+        sites.push((place.name().to_owned(), Site::set_up(*place, bed)?));
+    }
+    let goals: Vec<_> = BASES.iter().map(|&(over, under, goal)| (over.name(), under.name(), goal)).collect();
+    measure_all(&mut sites, &measures, options, &goals, findings);
+    Ok(())
+}
+
+/// The same server in one compartment while others, more and more, hold its ports.
+fn lookups(options: &Options, findings: &mut Findings) {
+    let beds: Vec<(u32, Bed)> = options.crowds.iter().map(|&crowd| (crowd, Bed::new("crowd"))).collect();
+    let mut sites = Vec::new();
+    for (crowd, bed) in &beds {
+        match Site::among(*crowd, bed) {
+            Ok(site) => sites.push((among(*crowd), site)),
+            Err(error) => {
+                findings.missing.insert(among(*crowd), format!("{error:#}"));
+            }
+        }
+    }
+    let names: Vec<String> = sites.iter().map(|(name, _)| name.clone()).collect();
+    let goals: Vec<_> = names.iter().skip(1).map(|name| (name.as_str(), names[0].as_str(), None)).collect();
+    measure_all(&mut sites, &LOOKUP, options, &goals, findings);
+}
+
+fn among(crowd: u32) -> String {
+    format!("one of {crowd}")
+}
+
+/// Goes over sites and measures in rounds. What fails twice is not measured again, and said to be missing.
+fn measure_all(
+    sites: &mut [(String, Site<'_>)],
+    measures: &[Measure],
+    options: &Options,
+    goals: &[(&str, &str, Option<f64>)],
+    findings: &mut Findings,
+) {
+    // By measure, then by site.
+    let mut rounds = vec![vec![Vec::new(); sites.len()]; measures.len()];
+    for round in 0..options.rounds as usize {
+        for (measure, rounds) in measures.iter().zip(&mut rounds) {
+            eprintln!("round {} of {}: {}", round + 1, options.rounds, measure.name());
+            for i in 0..sites.len() {
+                let at = (i + round) % sites.len();
+                let (name, site) = &mut sites[at];
+                let what = format!("{} of {name}", measure.name());
+                if findings.missing.contains_key(&what) {
+                    continue;
+                }
+                let value = measure.of(site, options.time).or_else(|error| {
+                    eprintln!("{what}, once more: {error:#}");
+                    measure.of(site, options.time)
+                });
+                match value {
+                    Ok(value) => rounds[at].push(value),
+                    Err(error) => {
+                        findings.missing.insert(what, format!("{error:#}"));
+                        rounds[at].clear();
+                    }
+                }
+            }
+        }
+    }
+    let at = |name: &str| sites.iter().position(|(site, _)| site == name);
+    for (&measure, rounds) in measures.iter().zip(rounds) {
+        for (over, under, goal) in goals {
+            if let (Some(over_at), Some(under_at)) = (at(over), at(under)) {
+                let pairs: Vec<_> =
+                    rounds[over_at].iter().copied().zip(rounds[under_at].iter().copied()).collect();
+                if !pairs.is_empty() {
+                    findings.comparisons.push(Comparison::new(measure, over, under, &pairs, *goal));
+                }
+            }
+        }
+        let measured = sites.iter().zip(rounds).filter(|(_, rounds)| !rounds.is_empty());
+        let figures = measured.map(|((name, _), rounds)| Figure::new(measure, name.clone(), rounds));
+        findings.figures.extend(figures);
+    }
+}
