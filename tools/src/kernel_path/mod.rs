@@ -9,6 +9,7 @@
 //! | [`measure`] | what is measured, and the third-party clients |
 //! | [`crowd`] | a thousand compartments that hold the same ports |
 //! | [`figures`] | medians and ratios |
+//! | [`priority`] | before whatever else runs on the machine |
 //!
 //! All places stand from the start to the end. In each round each measure goes over all places, one shortly after the
 //! other and each time in another order; ratios are made round by round.
@@ -17,6 +18,7 @@ pub mod client;
 pub mod crowd;
 pub mod figures;
 pub mod measure;
+pub mod priority;
 pub mod server;
 pub mod site;
 
@@ -29,6 +31,7 @@ use serde::Serialize;
 use self::{
     figures::{Comparison, Figure},
     measure::Measure,
+    priority::Priority,
     site::{Place, Site},
 };
 
@@ -109,6 +112,7 @@ impl Findings {
 /// If a place cannot be set up.
 pub fn run(options: &Options) -> Result<Findings> {
     let mut findings = Findings::default();
+    let _priority = Priority::raise();
     places(options, &mut findings)?;
     if !options.crowds.is_empty() {
         lookups(options, &mut findings);

@@ -10,6 +10,9 @@
 //!  netns+routing   peer0 -> dev0, XDP_PASS -> stack -> veth -> stack -->  sockets of a namespace
 //! ```
 //!
+//! The pair does what every network card and its driver do (GRO, GSO in the kernel; frames stay as on a wire), which the
+//! beds of tests switch off: a stream then meets hooks and checks once for many segments.
+//!
 //! A veth pair gets slower by having an XDP program at all, which is the test bed's cost and no network card's: so the
 //! places that are compared have one, and `host-no-xdp` shows what it costs here.
 
@@ -23,7 +26,7 @@ use std::{
 
 use afnet_tests::{
     afnetd::{Afnetd, binary},
-    bed::{Bed, DEVICE, HOST_V4},
+    bed::{Bed, DEVICE, HOST_V4, PEER},
     netns::Netns,
     process::Process,
     wait, xdp_pass,
@@ -102,6 +105,7 @@ impl<'a> Site<'a> {
     /// # Errors
     /// If one does not start.
     pub fn set_up(place: Place, bed: &'a Bed) -> Result<Self> {
+        batching(bed);
         let daemon = matches!(place, Place::Compartment | Place::HostByAfnet).then(|| {
             let daemon = Afnetd::start(bed);
             daemon.add_compartment(NAME, &[&format!("{OWN}/24")]);
@@ -128,6 +132,7 @@ impl<'a> Site<'a> {
     /// # Errors
     /// If something does not start; or if compartments do not have their ports for themselves.
     pub fn among(crowd: u32, bed: &'a Bed) -> Result<Self> {
+        batching(bed);
         let mut site = Self::new(Place::Compartment, OWN, bed);
         let daemon = site.daemon.insert(Afnetd::start(bed));
         daemon.add_compartment(NAME, &[&format!("{OWN}/24")]);
@@ -207,6 +212,13 @@ impl<'a> Site<'a> {
     ) -> Result<T> {
         let servers = self.servers.as_mut().context("servers")?;
         self.bed.peer.enter(|| body(self.server, servers))
+    }
+}
+
+/// GRO and GSO on both ends.
+fn batching(bed: &Bed) {
+    for (ns, device) in [(&bed.host, DEVICE), (&bed.peer, PEER)] {
+        ns.run(&format!("ethtool -K {device} gro on gso on"));
     }
 }
 
