@@ -176,7 +176,9 @@ fn measure_all(
         for (measure, rounds) in measures.iter().zip(&mut rounds) {
             eprintln!("round {} of {}: {}", round + 1, options.rounds, measure.name());
             for i in 0..sites.len() {
-                let at = (i + round) % sites.len();
+                // Forth and back, so that nobody always comes after the same one.
+                let step = if round % 2 == 0 { i } else { sites.len() - 1 - i };
+                let at = (step + round / 2) % sites.len();
                 let (name, site) = &mut sites[at];
                 let what = format!("{} of {name}", measure.name());
                 if findings.missing.contains_key(&what) {
