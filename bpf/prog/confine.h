@@ -233,11 +233,12 @@ static __always_inline bool from_alias(struct afnet_ip *ip)
 /* Which compartment an address belongs to; 0: none. */
 static __always_inline __u32 owner_of(const struct afnet_ip *ip)
 {
+	struct afnet_ip key = *ip;
 	const __u32 *owner;
 
 	if (is_alias(ip))
 		return bpf_ntohl(ip->word[3]) & (is_ip4(ip) ? 0xffff : 0xffffffff);
-	owner = bpf_map_lookup_elem(&owners, ip);
+	owner = bpf_map_lookup_elem(&owners, &key);
 	if (!owner && has_owner_prefixes) {
 		struct afnet_owner_prefix prefix = {.len = 128, .addr = *ip};
 

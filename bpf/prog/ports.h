@@ -115,10 +115,14 @@ static __always_inline struct afnet_port *get_port(const struct afnet_port_key *
 __noinline int take_port(const struct afnet_port_key *key, const struct claimant *who, bool single)
 {
 	struct afnet_sharers *group;
+	struct afnet_port_key own;
 	struct afnet_port *p;
 
 	if (!key || !who)
 		return EINVAL;
+	/* Before 6.6 the key of a look-up may not be an argument. */
+	own = *key;
+	key = &own;
 	p = get_port(key);
 	if (!p)
 		return ENOBUFS;
@@ -141,10 +145,13 @@ __noinline int take_port(const struct afnet_port_key *key, const struct claimant
 
 __noinline int leave_port(const struct afnet_port_key *key, const struct claimant *who, __u32 flags)
 {
+	struct afnet_port_key own;
 	struct afnet_port *p;
 
 	if (!key || !who)
 		return 0;
+	own = *key;
+	key = &own;
 	p = bpf_map_lookup_elem(&ports, key);
 	if (!p)
 		return 0;
