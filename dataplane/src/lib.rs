@@ -18,7 +18,7 @@
 //! | [`error`], [`event`] | what goes wrong, what control must hear | both |
 //! | `reaper` | closes compartments' sockets | its own |
 //! | `worker` | the batch loop: rx, tx, delivery, wake policy | worker |
-//! | `xsk` | AF_XDP: UMEM, frame tokens, sockets | made by control, used by a worker |
+//! | [`xsk`] | AF_XDP: UMEM, frame tokens, sockets | made by control, used by a worker |
 //! | [`net`] | packets as the wire has them: parsing, headers, checksums, fragments, route cache | each worker its own |
 
 mod bpf;
@@ -31,7 +31,7 @@ pub mod net;
 mod reaper;
 pub mod route;
 mod worker;
-mod xsk;
+pub mod xsk;
 
 pub use config::{
     Attachment, Config, Device, DirtyMap, EndpointKind, HostLink, ModePreference, ModeReport, OwnedAddress,

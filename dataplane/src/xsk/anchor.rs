@@ -24,7 +24,7 @@ const KERNEL_TX_BATCH: usize = 32;
 
 /// An anchor socket and its UMEM.
 #[derive(Debug)]
-pub(crate) struct Anchor {
+pub struct Anchor {
     umem: Umem,
     fill: FillQueue,
     completion: CompQueue,
@@ -60,23 +60,23 @@ impl Anchor {
     }
 
     /// The frames.
-    pub(crate) fn umem(&self) -> &Umem {
+    pub fn umem(&self) -> &Umem {
         &self.umem
     }
 
     /// The frames.
-    pub(crate) fn umem_mut(&mut self) -> &mut Umem {
+    pub fn umem_mut(&mut self) -> &mut Umem {
         &mut self.umem
     }
 
     /// The socket.
-    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+    pub fn fd(&self) -> BorrowedFd<'_> {
         // SAFETY: the queue holds the socket open as long as it lives, and it lives as long as `self`.
         unsafe { BorrowedFd::borrow_raw(self.rx.fd().as_raw_fd()) }
     }
 
     /// Takes descriptors received by the anchor itself; returns how many.
-    pub(crate) fn receive(&mut self, out: &mut [RxDesc]) -> usize {
+    pub fn receive(&mut self, out: &mut [RxDesc]) -> usize {
         let want = out.len().min(BATCH);
         let Some(scratch) = self.scratch.get_mut(..want) else { return 0 };
         // SAFETY: the ring belongs to the socket of `self.umem`; descriptors are checked by `Umem::claim`.
@@ -92,12 +92,12 @@ impl Anchor {
     }
 
     /// Whether the anchor's own RX ring has something.
-    pub(crate) fn rx_pending(&mut self) -> bool {
+    pub fn rx_pending(&mut self) -> bool {
         self.rx.nb_avail(1) > 0
     }
 
     /// Lends free frames to the kernel for reception; calls it if it sleeps for want of them.
-    pub(crate) fn refill(&mut self) -> io::Result<()> {
+    pub fn refill(&mut self) -> io::Result<()> {
         let mut any = false;
         // Less than a batch waits for more, unless the kernel has little.
         while self.umem.free() >= BATCH && self.umem.in_fill() < self.fill_limit {
@@ -119,12 +119,12 @@ impl Anchor {
     }
 
     /// Polls the driver from here (preferred busy polling): received packets appear in the RX rings.
-    pub(crate) fn busy_poll(&mut self) -> io::Result<()> {
+    pub fn busy_poll(&mut self) -> io::Result<()> {
         self.fill.wakeup(self.rx.fd_mut(), 0)
     }
 
     /// Packets that can be staged now: free frames, and room in the TX ring.
-    pub(crate) fn tx_room(&mut self) -> usize {
+    pub fn tx_room(&mut self) -> usize {
         let want = u32::try_from(self.tx_len).unwrap_or(u32::MAX);
         let ring = (self.tx.nb_free(want) as usize).saturating_sub(self.staged.len());
         ring.min(self.umem.free())
@@ -133,14 +133,14 @@ impl Anchor {
     /// Stages the first `len` bytes of a frame's packet room for transmission. Must be preceded by a look at
     /// [`Anchor::tx_room`]. `more`: the packet goes on in the next frame.
     #[inline]
-    pub(crate) fn stage(&mut self, frame: Frame, len: usize, more: bool) {
+    pub fn stage(&mut self, frame: Frame, len: usize, more: bool) {
         if let Some(desc) = self.umem.send(frame, len, more) {
             self.staged.push(desc);
         }
     }
 
     /// Hands over what is staged and calls the kernel as often as needed.
-    pub(crate) fn flush(&mut self) -> io::Result<()> {
+    pub fn flush(&mut self) -> io::Result<()> {
         if !self.staged.is_empty() {
             // SAFETY: `Umem::send` gives descriptors of frames that were held and notes them as the kernel's.
             let done = unsafe { self.tx.produce(&self.staged) };
@@ -160,7 +160,7 @@ impl Anchor {
     }
 
     /// Takes back frames that were sent.
-    pub(crate) fn complete(&mut self) {
+    pub fn complete(&mut self) {
         loop {
             // SAFETY: the ring belongs to the socket of `self.umem`; addresses are checked by `Umem::complete`.
             let n = unsafe { self.completion.consume(self.scratch.as_mut_slice()) };
@@ -174,7 +174,7 @@ impl Anchor {
     }
 
     /// Whether something is staged or not yet taken from the TX ring, so that the kernel must be called again.
-    pub(crate) fn tx_unsent(&mut self) -> bool {
+    pub fn tx_unsent(&mut self) -> bool {
         !self.staged.is_empty() || (self.umem.in_tx() > 0 && (self.tx.nb_free_exact() as usize) < self.tx_len)
     }
 }

@@ -28,25 +28,38 @@ const BUSY_POLL_BUDGET: u32 = 64;
 
 /// What is to be bound.
 #[derive(Clone, Debug)]
-pub(crate) struct BindRequest<'a> {
-    pub(crate) name: &'a str,
-    pub(crate) queue: u32,
-    pub(crate) mtu: u32,
-    pub(crate) want: ModePreference,
-    pub(crate) frame_size: u32,
-    pub(crate) frames: u32,
-    pub(crate) ring: u32,
-    pub(crate) busy_poll: bool,
+pub struct BindRequest<'a> {
+    /// Interface, in the calling thread's network namespace.
+    pub name: &'a str,
+    /// Queue.
+    pub queue: u32,
+    /// Longest IP packet: decides whether packets may take several frames.
+    pub mtu: u32,
+    /// Modes to try.
+    pub want: ModePreference,
+    /// Bytes of a frame: 2048 or 4096.
+    pub frame_size: u32,
+    /// Frames of the UMEM; power of two.
+    pub frames: u32,
+    /// Entries of RX and TX ring; power of two.
+    pub ring: u32,
+    /// Ask for preferred busy polling.
+    pub busy_poll: bool,
 }
 
 /// What came of it.
 #[derive(Debug)]
-pub(crate) struct Bound {
-    pub(crate) anchor: Anchor,
-    pub(crate) mode: QueueMode,
-    pub(crate) multi_buffer: bool,
-    pub(crate) busy_poll: bool,
-    pub(crate) refused: Vec<(&'static str, String)>,
+pub struct Bound {
+    /// The socket and its frames.
+    pub anchor: Anchor,
+    /// How it was bound.
+    pub mode: QueueMode,
+    /// Packets may take several frames.
+    pub multi_buffer: bool,
+    /// Preferred busy polling is on.
+    pub busy_poll: bool,
+    /// Better modes that were tried, and what the kernel answered.
+    pub refused: Vec<(&'static str, String)>,
 }
 
 /// The kernel's answer inside of an error of xsk-rs.
@@ -64,7 +77,10 @@ pub(crate) fn single_frame_mtu(frame_size: u32) -> u32 {
 }
 
 /// Makes UMEM and anchor socket of a queue.
-pub(crate) fn bind_anchor(request: &BindRequest<'_>) -> Result<Bound, Error> {
+///
+/// # Errors
+/// If no mode works, with what the kernel answered to each.
+pub fn bind_anchor(request: &BindRequest<'_>) -> Result<Bound, Error> {
     let sg = BindFlags::XDP_USE_SG;
     let needs_sg = request.mtu > single_frame_mtu(request.frame_size);
     let zero_copy = ("zero-copy", QueueMode::ZeroCopy, BindFlags::XDP_ZEROCOPY);

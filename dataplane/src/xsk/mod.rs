@@ -16,6 +16,7 @@
 //! * A [`Frame`] is an owned token for one frame of a UMEM: it cannot be copied, sending consumes it, completion and
 //!   reception give it out. [`Umem`] also notes the whereabouts of each frame, so that a descriptor from the kernel for a
 //!   frame that it should not have is refused, and a lost frame is found by [`Umem::account`].
+//! * pktgen (`tools/`) uses anchors alone, so they are public.
 //! * Needs CAP_NET_RAW (sockets), CAP_NET_ADMIN and locked memory.
 
 mod anchor;
@@ -25,20 +26,20 @@ mod rx_ring;
 mod rx_socket;
 mod umem;
 
-pub(crate) use anchor::Anchor;
-pub(crate) use bind::{BindRequest, Bound, bind_anchor};
+pub use anchor::Anchor;
+pub use bind::{BindRequest, Bound, bind_anchor};
 pub(crate) use rx_socket::RxSocket;
-pub(crate) use umem::{Frame, Umem};
+pub use umem::{Account, Frame, Piece, Umem};
 
 /// A received descriptor: address within the UMEM, length, options; as the kernel gave it, not yet checked.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct RxDesc {
+pub struct RxDesc {
     /// Byte offset in the UMEM.
-    pub(crate) addr: u64,
+    pub addr: u64,
     /// Bytes.
-    pub(crate) len: u32,
+    pub len: u32,
     /// XDP_PKT_CONTD: the packet goes on in the next descriptor.
-    pub(crate) options: u32,
+    pub options: u32,
 }
 
 /// XDP_PKT_CONTD of if_xdp.h.
@@ -46,7 +47,7 @@ pub(crate) const PKT_CONTD: u32 = 1;
 
 impl RxDesc {
     /// Whether the next descriptor belongs to the same packet.
-    pub(crate) fn continues(&self) -> bool {
+    pub fn continues(&self) -> bool {
         self.options & PKT_CONTD != 0
     }
 }

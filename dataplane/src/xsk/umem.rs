@@ -37,12 +37,12 @@ enum Place {
 /// [`Umem::recycle`] or in a transmission; [`Umem::account`] finds one that was dropped.
 #[derive(Debug)]
 #[must_use = "a dropped token is a lost frame"]
-pub(crate) struct Frame(u32);
+pub struct Frame(u32);
 
 /// A received piece of a packet: the frame and where in it the bytes are.
 #[derive(Debug)]
 #[must_use = "a dropped token is a lost frame"]
-pub(crate) struct Piece {
+pub struct Piece {
     frame: Frame,
     offset: u32,
     len: u32,
@@ -50,23 +50,36 @@ pub(crate) struct Piece {
 
 impl Piece {
     /// Gives the frame up for recycling.
-    pub(crate) fn into_frame(self) -> Frame {
+    pub fn into_frame(self) -> Frame {
         self.frame
+    }
+
+    /// The frame, and how many bytes of its packet room the piece fills: what is received can be changed and
+    /// staged as it lies. The piece itself if it lies elsewhere in the frame than packets to send do.
+    ///
+    /// # Errors
+    /// As said.
+    pub fn in_place(self) -> Result<(Frame, usize), Self> {
+        if self.offset as usize == HEADROOM { Ok((self.frame, self.len as usize)) } else { Err(self) }
     }
 }
 
 /// Numbers of frames by whereabouts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Account {
-    pub(crate) free: u32,
-    pub(crate) held: u32,
-    pub(crate) fill: u32,
-    pub(crate) tx: u32,
+pub struct Account {
+    /// With us, unused.
+    pub free: u32,
+    /// With us, in use.
+    pub held: u32,
+    /// With the kernel, for reception.
+    pub fill: u32,
+    /// With the kernel, to be sent.
+    pub tx: u32,
 }
 
 /// Memory that a queue's sockets receive into and send from.
 #[derive(Debug)]
-pub(crate) struct Umem {
+pub struct Umem {
     /// Keeps the mapping and the kernel's registration alive.
     umem: xsk_rs::Umem,
     /// First byte of the mapping of `frames << shift` bytes.
@@ -90,7 +103,7 @@ unsafe impl Send for Umem {}
 
 impl Umem {
     /// Allocates and registers `frames` frames of `frame_size` bytes, with rings of `fill` and `completion` entries.
-    pub(crate) fn new(frames: u32, frame_size: u32, fill: u32, completion: u32) -> Result<Self, Error> {
+    pub fn new(frames: u32, frame_size: u32, fill: u32, completion: u32) -> Result<Self, Error> {
         let bad = |what: String| Error::Config(what);
         let config = UmemConfig::builder()
             .frame_size(FrameSize::new(frame_size).map_err(|e| bad(e.to_string()))?)
@@ -128,43 +141,43 @@ impl Umem {
     }
 
     /// Frames in all.
-    pub(crate) fn total(&self) -> usize {
+    pub fn total(&self) -> usize {
         self.places.len()
     }
 
     /// Bytes of a frame.
-    pub(crate) fn frame_size(&self) -> usize {
+    pub fn frame_size(&self) -> usize {
         1 << self.shift
     }
 
     /// Bytes that a frame has for a packet to send.
-    pub(crate) fn tx_room(&self) -> usize {
+    pub fn tx_room(&self) -> usize {
         self.frame_size() - HEADROOM
     }
 
     /// Free frames.
-    pub(crate) fn free(&self) -> usize {
+    pub fn free(&self) -> usize {
         self.free.len()
     }
 
     /// Frames lent to the kernel for reception.
-    pub(crate) fn in_fill(&self) -> u32 {
+    pub fn in_fill(&self) -> u32 {
         self.in_fill
     }
 
     /// Frames given to the kernel for transmission.
-    pub(crate) fn in_tx(&self) -> u32 {
+    pub fn in_tx(&self) -> u32 {
         self.in_tx
     }
 
     /// Descriptors refused so far.
-    pub(crate) fn foreign(&self) -> u64 {
+    pub fn foreign(&self) -> u64 {
         self.foreign
     }
 
     /// Takes a free frame.
     #[inline]
-    pub(crate) fn alloc(&mut self) -> Option<Frame> {
+    pub fn alloc(&mut self) -> Option<Frame> {
         let index = self.free.pop()?;
         self.set(index, Place::Held);
         Some(Frame(index))
@@ -172,7 +185,7 @@ impl Umem {
 
     /// Gives a frame back.
     #[inline]
-    pub(crate) fn recycle(&mut self, frame: Frame) {
+    pub fn recycle(&mut self, frame: Frame) {
         self.set(frame.0, Place::Free);
         self.free.push(frame.0);
     }
@@ -180,7 +193,7 @@ impl Umem {
     /// Takes the frame of a received descriptor. `None`, and counted, if the kernel should not have had it or the
     /// descriptor reaches out of it.
     #[inline]
-    pub(crate) fn claim(&mut self, desc: RxDesc) -> Option<Piece> {
+    pub fn claim(&mut self, desc: RxDesc) -> Option<Piece> {
         let index = u32::try_from(desc.addr >> self.shift).ok();
         let offset = desc.addr & ((1 << self.shift) - 1);
         let place = index.and_then(|i| self.places.get_mut(usize::try_from(i).ok()?));
@@ -203,7 +216,7 @@ impl Umem {
 
     /// The bytes of a received piece.
     #[inline]
-    pub(crate) fn bytes(&self, piece: &Piece) -> &[u8] {
+    pub fn bytes(&self, piece: &Piece) -> &[u8] {
         let at = ((piece.frame.0 as usize) << self.shift) + piece.offset as usize;
         // SAFETY: `claim` checked that the piece lies within its frame and the frame within the mapping; the token
         // proves that the frame is ours, so nobody writes to it while `self` is borrowed (bytes are only written
@@ -213,7 +226,7 @@ impl Umem {
 
     /// The bytes that a received descriptor names, unchecked by the account: only to be prefetched.
     #[inline]
-    pub(crate) fn prefetch(&self, desc: &RxDesc) {
+    pub fn prefetch(&self, desc: &RxDesc) {
         let Ok(at) = usize::try_from(desc.addr) else { return };
         if at < self.places.len() << self.shift {
             // SAFETY: within the mapping (just checked), which is never unmapped while `self` lives. The address
@@ -224,7 +237,7 @@ impl Umem {
 
     /// The room for a packet to send in a frame: [`Umem::tx_room`] bytes.
     #[inline]
-    pub(crate) fn packet_mut(&mut self, frame: &mut Frame) -> &mut [u8] {
+    pub fn packet_mut(&mut self, frame: &mut Frame) -> &mut [u8] {
         let at = ((frame.0 as usize) << self.shift) + HEADROOM;
         // SAFETY: the token was given out by this UMEM, so the frame lies within the mapping and is ours; `&mut
         // self` excludes every other slice.
@@ -283,7 +296,7 @@ impl Umem {
     }
 
     /// Counts all frames.
-    pub(crate) fn account(&self) -> Account {
+    pub fn account(&self) -> Account {
         let mut account = Account::default();
         for place in &self.places {
             match place {
