@@ -1,8 +1,12 @@
-//! afnet beside its peers, with one load generator for all; `src/bin/bench.rs` is the program.
+//! afnet beside its peers, with one load generator for all (`src/bin/bench.rs`), and that generator as a tool of its
+//! own ([`pktgen`]).
 //!
 //! | module | contents |
 //! |---|---|
 //! | [`live`] | the generator: live frames into a device's XDP program |
+//! | [`pktgen`] | traffic generator and sink |
+//! | [`pattern`], [`stamp`] | what its frames look like, and what their payload says |
+//! | [`xdp`] | attached programs |
 //! | [`sink`] | the receiver: a counting child process |
 //! | [`subject`] | what is measured, and how it is set up |
 //! | [`afnet`], [`dpdk`] | the two subjects on AF_XDP |
@@ -17,6 +21,10 @@ pub mod cost;
 pub mod dpdk;
 pub mod kernel_path;
 pub mod live;
+pub mod pattern;
+pub mod pktgen;
 pub mod report;
 pub mod sink;
+pub mod stamp;
 pub mod subject;
+pub mod xdp;

@@ -125,9 +125,13 @@ impl Anchor {
 
     /// Packets that can be staged now: free frames, and room in the TX ring.
     pub fn tx_room(&mut self) -> usize {
+        self.tx_ring_room().min(self.umem.free())
+    }
+
+    /// Room in the TX ring, for frames that are held already.
+    pub fn tx_ring_room(&mut self) -> usize {
         let want = u32::try_from(self.tx_len).unwrap_or(u32::MAX);
-        let ring = (self.tx.nb_free(want) as usize).saturating_sub(self.staged.len());
-        ring.min(self.umem.free())
+        (self.tx.nb_free(want) as usize).saturating_sub(self.staged.len())
     }
 
     /// Stages the first `len` bytes of a frame's packet room for transmission. Must be preceded by a look at
