@@ -46,9 +46,9 @@ pub struct FlowArgs {
     #[arg(long, default_value_t = 64)]
     pub ttl: u8,
     /// Bytes of a frame without check sequence, 60 to 9000: one size, several in turn (`60,1514`), weighted
-    /// (`60:7,1514:1`) or `imix`
-    #[arg(long, default_value = "60")]
-    pub size: Sizes,
+    /// (`60:7,1514:1`) or `imix`; ARP, ND, IGMP and MLD are padded to it [default: the smallest]
+    #[arg(long)]
+    pub size: Option<Sizes>,
     /// Seed of random values: the same one sends the same frames
     #[arg(long, default_value_t = 1)]
     pub seed: u64,

@@ -184,9 +184,9 @@ pub struct VictimArgs {
     /// The victim's rate
     #[arg(long, default_value = "10k")]
     pub victim_rate: Rate,
-    /// Bytes of the victim's frames
-    #[arg(long, default_value_t = 60)]
-    pub victim_size: usize,
+    /// Bytes of the victim's frames [default: the smallest]
+    #[arg(long)]
+    pub victim_size: Option<usize>,
     /// Seconds of each of the two phases
     #[arg(long, short = 't', default_value = "5", value_parser = seconds)]
     pub time: Duration,

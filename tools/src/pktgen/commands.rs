@@ -175,7 +175,7 @@ fn warm_up(rig: &mut Rig, traffic: &Traffic, interrupt: &AtomicBool) -> Result<(
 fn rfc2544(args: &Rfc2544Args, interrupt: &AtomicBool) -> Result<String> {
     let longest = args.sizes.iter().copied().max().unwrap_or(0);
     let first = args.sizes.first().copied().unwrap_or(60);
-    let flow = FlowArgs { size: Sizes::one(first), ..args.flow.clone() };
+    let flow = FlowArgs { size: Some(Sizes::one(first)), ..args.flow.clone() };
     let (flow, mut rig) = pair(&args.pair, &flow, &args.io, longest)?;
     let mut screen = Screen::new(&args.output, title(&rig));
     warm_up(&mut rig, &flow, interrupt)?;
@@ -263,18 +263,16 @@ fn one_size(
 }
 
 fn victim(args: &VictimArgs, interrupt: &AtomicBool) -> Result<String> {
-    let (load, mut rig) = pair(&args.pair, &args.flow, &args.io, args.victim_size)?;
+    let (load, mut rig) = pair(&args.pair, &args.flow, &args.io, args.victim_size.unwrap_or(0))?;
     let Traffic::Flow { flow, seed, .. } = &load else {
         return Err(Error::Usage("a victim needs a flow".into()));
     };
     let mut own = flow.clone();
     (own.destination, own.stream) = (args.victim_dst, Some(VICTIM));
-    let victim = Traffic::Flow { flow: own, sizes: Sizes::one(args.victim_size), seed: *seed };
+    let size = args.victim_size.unwrap_or_else(|| own.smallest());
+    let victim = Traffic::Flow { flow: own, sizes: Sizes::one(size), seed: *seed };
     if !victim.stamped() {
-        return Err(Error::Usage(format!(
-            "the victim's frames of {} bytes have no room for a stamp",
-            args.victim_size
-        )));
+        return Err(Error::Usage(format!("the victim's frames of {size} bytes have no room for a stamp")));
     }
     let mut screen = Screen::new(&args.output, title(&rig));
     warm_up(&mut rig, &victim, interrupt)?;

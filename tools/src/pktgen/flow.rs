@@ -18,7 +18,7 @@ use super::{
     span::{Addresses, Span},
 };
 use crate::{
-    pattern::{self, Field, Pattern, flag},
+    pattern::{self, Field, HEAD_BYTES, Pattern, flag},
     stamp,
 };
 
@@ -132,11 +132,22 @@ impl Flow {
             fields.push(field(14 + 4 * i, 0, *tag));
         }
         let (mut frame, head, layout) = headers.finish(self.stream);
+        // Control messages are as long as they are; a larger size pads them.
+        let size = if self.kind.group() { size.max(frame.len()) } else { size };
         if size < frame.len() {
             return Err(pattern::Error::Short { size, needed: frame.len() }.into());
         }
         frame.resize(size, 0);
         Ok(Pattern::new(frame, head, fields, layout)?)
+    }
+
+    /// The smallest frame, with a stamp where frames of this kind have one.
+    pub fn smallest(&self) -> usize {
+        let fits = |size: &usize| {
+            self.pattern(*size)
+                .is_ok_and(|it| it.stamp().is_some() || self.stream.is_none() || self.kind != Kind::Udp)
+        };
+        (*SIZES.start()..=HEAD_BYTES).find(fits).unwrap_or(*SIZES.start())
     }
 
     fn check(&self, size: usize) -> Result<(), Error> {
@@ -209,3 +220,6 @@ pub fn default_addresses(v6: bool) -> (Addresses, Addresses) {
         (at(18), at(19))
     }
 }
+
+#[cfg(test)]
+mod tests;

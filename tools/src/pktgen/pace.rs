@@ -88,7 +88,7 @@ impl Pacer {
     /// From `now` on `rate` frames per second (none: always due), in bursts of `burst` (1: evenly).
     pub fn new(rate: Option<f64>, burst: usize, now: u64) -> Self {
         let (rate, burst) = (rate.map(|rate| rate / 1e9), burst.max(1));
-        let most = rate.map_or(0.0, |rate| (rate * CATCH_UP).max(burst as f64).max(1.0));
+        let most = rate.map_or(0.0, |rate| rate * CATCH_UP + burst as f64);
         Self { rate, burst, credit: 0.0, owed: 0, most, last: now, forgotten: 0.0 }
     }
 
@@ -260,8 +260,8 @@ mod tests {
     #[test]
     fn who_was_held_up_does_not_flood() {
         let mut pacer = Pacer::new(Some(1e6), 1, 0);
-        assert_eq!(pacer.due(1_000_000_000, usize::MAX), 1000);
-        assert_eq!(pacer.forgotten(), 999_000);
+        assert_eq!(pacer.due(1_000_000_000, usize::MAX), 1001);
+        assert_eq!(pacer.forgotten(), 998_999);
     }
 
     proptest! {

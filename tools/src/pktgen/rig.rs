@@ -86,7 +86,8 @@ impl Traffic {
             ttl: args.ttl,
             stream: (!args.no_stamp).then_some(args.stream),
         };
-        let traffic = Self::Flow { flow: Box::new(flow), sizes: args.size.clone(), seed: args.seed };
+        let sizes = args.size.clone().unwrap_or_else(|| Sizes::one(flow.smallest()));
+        let traffic = Self::Flow { flow: Box::new(flow), sizes, seed: args.seed };
         // What cannot be is said before anything is opened.
         traffic.plan(0, 1, u64::MAX)?;
         Ok(traffic)
@@ -109,7 +110,13 @@ impl Traffic {
     /// Mean bytes of a frame.
     pub fn mean(&self) -> f64 {
         match self {
-            Self::Flow { sizes, .. } => sizes.mean(),
+            Self::Flow { flow, sizes, .. } => {
+                // A control message may be longer than asked for.
+                let real = |(size, weight): &(usize, usize)| {
+                    (flow.pattern(*size).map_or(*size, |pattern| pattern.size()), *weight)
+                };
+                Sizes { weights: sizes.weights.iter().map(real).collect() }.mean()
+            }
             Self::Capture { patterns, .. } => {
                 patterns.iter().map(Pattern::size).sum::<usize>() as f64 / patterns.len().max(1) as f64
             }

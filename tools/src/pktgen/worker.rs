@@ -91,10 +91,12 @@ impl Worker {
     }
 
     fn work(&mut self, stop: &Stop, counters: &Counters) -> Result<()> {
-        if let Some(cpu) = self.cpu
-            && !core_affinity::set_for_current(core_affinity::CoreId { id: cpu })
-        {
-            return Err(Error::Usage(format!("CPU {cpu} does not exist or may not be used")));
+        if let Some(id) = self.cpu {
+            let ours = core_affinity::get_core_ids().unwrap_or_default();
+            let core = ours.into_iter().find(|core| core.id == id);
+            if !core.is_some_and(core_affinity::set_for_current) {
+                return Err(Error::Usage(format!("CPU {id} does not exist or may not be used")));
+            }
         }
         match &mut self.engine {
             Engine::Xdp(anchor) => run_xdp(anchor, &mut self.flows, self.receiver.as_mut(), stop, counters)
@@ -174,7 +176,7 @@ fn run_xdp(
             }
         }
         if stop.all.load(Relaxed) {
-            return Ok(());
+            return finish(anchor, flows, receiver, counters);
         }
         if let Some(receiver) = receiver.as_deref()
             && now >= glance
@@ -199,6 +201,25 @@ fn run_xdp(
             }
         }
     }
+}
+
+/// Takes what has arrived before the end, and no more than fits into the ring.
+fn finish(
+    anchor: &mut Anchor,
+    flows: &[Sender],
+    mut receiver: Option<&mut Receiver>,
+    counters: &Counters,
+) -> io::Result<()> {
+    let mut left = anchor.umem().total();
+    while let Some(receiver) = receiver.as_deref_mut() {
+        let got = receiver.step(anchor)?;
+        if got == 0 || got > left {
+            break;
+        }
+        left -= got;
+    }
+    publish(flows, receiver.as_deref(), counters);
+    Ok(())
 }
 
 /// Waits, a while, until the kernel has taken what is in the ring: a socket that closes loses it.
