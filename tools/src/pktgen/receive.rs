@@ -54,6 +54,8 @@ pub struct Receiver {
     pub bytes: u64,
     /// Frames without stamp, or of one stream too many.
     pub other: u64,
+    /// When the first and the last batch came, in nanoseconds of the clock.
+    pub span: Option<(u64, u64)>,
     /// Frames that were to be sent back, and could not.
     pub dropped: u64,
     /// Frames sent back.
@@ -81,6 +83,7 @@ impl Receiver {
             frames: 0,
             bytes: 0,
             other: 0,
+            span: None,
             dropped: 0,
             returned: 0,
             returned_bytes: 0,
@@ -94,7 +97,7 @@ impl Receiver {
             account.latency.reset();
         }
         (self.frames, self.bytes, self.other, self.dropped) = (0, 0, 0, 0);
-        (self.returned, self.returned_bytes) = (0, 0);
+        (self.returned, self.returned_bytes, self.span) = (0, 0, None);
     }
 
     /// Adds the accounts by stream to `all`.
@@ -127,6 +130,7 @@ impl Receiver {
             return Ok(0);
         }
         let now = stamp::now();
+        self.span = Some((self.span.map_or(now, |(first, _)| first), now));
         if self.reflect.is_some() {
             anchor.complete();
         }

@@ -1,6 +1,6 @@
 //! Results: for a person, as JSON, as CSV.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, time::Duration};
 
 use serde::Serialize;
 
@@ -20,6 +20,8 @@ pub struct Direction {
     pub frames: u64,
     /// Their bytes, without check sequences.
     pub bytes: u64,
+    /// For so long.
+    pub seconds: f64,
     /// Frames per second.
     pub frames_per_second: f64,
     /// Bits per second on the wire, with preamble, check sequence and gap.
@@ -27,12 +29,15 @@ pub struct Direction {
 }
 
 impl Direction {
-    fn new(outcome: &Outcome, frames: u64, bytes: u64) -> Self {
+    fn new(time: Duration, frames: u64, bytes: u64) -> Self {
+        let seconds = time.as_secs_f64();
+        let rate = |count: u64| if seconds > 0.0 { count as f64 / seconds } else { 0.0 };
         Self {
             frames,
             bytes,
-            frames_per_second: outcome.rate(frames),
-            wire_bits_per_second: outcome.rate(wire_bits(frames, bytes)),
+            seconds,
+            frames_per_second: rate(frames),
+            wire_bits_per_second: rate(wire_bits(frames, bytes)),
         }
     }
 }
@@ -103,6 +108,9 @@ impl Summary {
         let totals = outcome.totals;
         let (mut total, latency) = outcome.sum(..);
         let sent: u64 = outcome.flows.iter().flatten().sum();
+        // Who only receives does not know when the sender began and ended, but when frames came.
+        let span = if both || outcome.span.is_zero() { outcome.time } else { outcome.span };
+        let sends = outcome.flows.iter().any(|flows| !flows.is_empty());
         let loss = (both && sent > 0).then(|| {
             // What was lost before the first frame and after the last leaves no gap.
             total.lost = sent.saturating_sub(total.received);
@@ -113,8 +121,8 @@ impl Summary {
             devices,
             seconds: outcome.time.as_secs_f64(),
             interrupted: outcome.interrupted,
-            sent: Direction::new(outcome, totals.sent, totals.sent_bytes),
-            received: Direction::new(outcome, totals.received, totals.received_bytes),
+            sent: Direction::new(if sends { outcome.time } else { span }, totals.sent, totals.sent_bytes),
+            received: Direction::new(span, totals.received, totals.received_bytes),
             unstamped: outcome.other,
             dropped: outcome.dropped,
             behind: outcome.forgotten,
@@ -146,7 +154,7 @@ impl Summary {
                     text,
                     "{name:<10} {} frames in {:.2} s: {}/s, {} on the wire",
                     it.frames,
-                    self.seconds,
+                    it.seconds,
                     si(it.frames_per_second),
                     bits(it.wire_bits_per_second)
                 );

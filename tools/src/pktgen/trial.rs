@@ -39,8 +39,10 @@ pub struct Limit {
 pub struct Outcome {
     /// All counters.
     pub totals: Totals,
-    /// How long was sent, or received if nothing was to be sent.
+    /// How long was sent, or waited for frames if nothing was to be sent.
     pub time: Duration,
+    /// From the first received frame to the last.
+    pub span: Duration,
     /// Accounts by stream.
     pub streams: BTreeMap<u16, (Tally, Latency)>,
     /// Frames without stamp.
@@ -160,6 +162,9 @@ pub fn run(
         results.into_iter().collect::<Result<()>>()
     })?;
     outcome.totals = Totals::of(&counters);
+    let spans = || workers.iter().filter_map(|worker| worker.receiver.as_ref()?.span);
+    let (first, last) = (spans().map(|span| span.0).min(), spans().map(|span| span.1).max());
+    outcome.span = Duration::from_nanos(last.unwrap_or(0).saturating_sub(first.unwrap_or(0)));
     for worker in workers.iter() {
         if let Some(receiver) = &worker.receiver {
             receiver.accounts(&mut outcome.streams);
