@@ -7,6 +7,9 @@
 //! test run -> spread (bpf/load.bpf.c: the next frame of a Pattern) -> tail call -> the attached program
 //! ```
 //!
+//! The kernel uses its pages again, with what the program under test has written into them. `spread` writes the head of
+//! each frame anew; behind the head (zeroes) a program's changes stay for the rest of a call.
+//!
 //! The frames are made and processed on the calling thread's CPU. Needs CAP_SYS_ADMIN and the device's network
 //! namespace. Linux 5.18 or later.
 

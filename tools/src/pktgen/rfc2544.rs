@@ -55,6 +55,8 @@ impl Search {
     /// The first of `trial`.
     pub fn run<E>(&self, mut trial: impl FnMut(f64) -> Result<Trial, E>) -> Result<Found, E> {
         let (mut low, mut high) = (0.0, self.most);
+        // The most that the generator has made so far.
+        let mut made: f64 = 0.0;
         let mut found = Found { best: None, generator_bound: false, trials: Vec::new() };
         let mut rate = self.most;
         let step = self.most * self.resolution.max(1e-9);
@@ -67,15 +69,15 @@ impl Search {
                     found.best = Some(result);
                     found.generator_bound = result.offered < rate * ENOUGH;
                 }
-                // Asking for more than the generator can make finds nothing.
-                if rate >= self.most || result.offered < rate * ENOUGH {
+                // Asking for more than the generator can make finds nothing. One that has made more was held up.
+                if rate >= self.most || result.offered < rate * ENOUGH && made < rate {
                     break;
                 }
                 low = rate;
             } else {
-                // What was offered is what was lost from; the device surely does not carry it.
-                high = rate.min(result.offered.max(low));
+                high = rate;
             }
+            made = made.max(result.offered);
             if high - low <= step {
                 break;
             }
@@ -134,6 +136,21 @@ mod tests {
         let found =
             SEARCH.run(|asked| Ok::<_, Infallible>(Trial { asked, offered: 0.0, sent: 0, received: 0 }));
         assert_eq!(found.unwrap().best, None);
+    }
+
+    #[test]
+    fn a_generator_that_was_held_up_once() {
+        let mut calls = 0;
+        let found = SEARCH.run(|asked| {
+            calls += 1;
+            // The second trial gets only half of its frames out.
+            let offered = if calls == 2 { asked / 2.0 } else { asked };
+            let carried = offered.min(7e6);
+            let whole = |x: f64| format!("{x:.0}").parse().unwrap();
+            Ok::<_, Infallible>(Trial { asked, offered, sent: whole(offered), received: whole(carried) })
+        });
+        let best = found.unwrap().best.unwrap().offered;
+        assert!((6.9e6..=7e6).contains(&best), "{best}");
     }
 
     #[test]

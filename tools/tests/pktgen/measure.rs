@@ -1,6 +1,6 @@
 //! Measuring commands, and how runs end.
 
-use afnet_tests::{process::Process, wait};
+use afnet_tests::{process::Process, veth::Veth, wait};
 use rustix::process::Signal;
 
 use crate::bed::{LEFT, Pair, RIGHT, RIGHT_V4, command, json, pktgen, refused, start};
@@ -43,6 +43,17 @@ fn reflectors_of_both_layers() {
         reflector.terminate();
         assert!(reflector.output().contains("sent       800 frames"), "{}", reflector.output());
     }
+}
+
+#[test]
+fn jumbo_frames_come_back_whole() {
+    let pair = Pair::with(Veth::default().bare().mtu(9000));
+    let mut reflector = start(&format!("reflect {} --layer transport", pair.right()), RIGHT);
+    let flow = format!("--dst {RIGHT_V4} --size 9000,60 --rate 1k --count 200");
+    let result = json(&format!("measure {} {flow}", pair.left()));
+    assert_eq!((&result["total"]["received"], &result["loss"]), (&200.into(), &0.0.into()), "{result}");
+    assert_eq!(result["received"]["bytes"], 100 * 9060);
+    reflector.terminate();
 }
 
 #[test]
