@@ -8,3 +8,4 @@ mod kernel;
 mod live;
 mod measure;
 mod receive;
+mod tenant;
