@@ -46,6 +46,8 @@ pub struct Facts {
     pub mac: Mac,
     /// Longest IP packet.
     pub mtu: u32,
+    /// Whether it is up.
+    pub up: bool,
     /// Whether a default route leaves through it.
     pub default_route: bool,
 }
@@ -121,16 +123,21 @@ impl Device {
                     .map_err(Error::io(format!("ask for the {what} of {}", self.name)))
             };
             let (address, mtu) = (ask(libc::SIOCGIFHWADDR, "MAC address")?, ask(libc::SIOCGIFMTU, "MTU")?);
+            let flags = ask(libc::SIOCGIFFLAGS, "state")?;
             // SAFETY: the kernel has filled the member that the request is for.
-            let (data, mtu) = unsafe { (address.ifr_ifru.ifru_hwaddr.sa_data, mtu.ifr_ifru.ifru_mtu) };
+            let (data, mtu, flags) = unsafe {
+                (address.ifr_ifru.ifru_hwaddr.sa_data, mtu.ifr_ifru.ifru_mtu, flags.ifr_ifru.ifru_flags)
+            };
+            let up = i32::from(flags) & libc::IFF_UP != 0;
             let mut mac = [0; 6];
             mac.iter_mut().zip(data).for_each(|(to, from)| *to = from.to_ne_bytes()[0]);
             let mtu = u32::try_from(mtu).unwrap_or(1500);
-            Ok(Facts { ifindex, mac, mtu, default_route: default_route(&self.name) })
+            Ok(Facts { ifindex, mac, mtu, up, default_route: default_route(&self.name) })
         })
     }
 
-    /// As [`Self::facts`], for a device that is about to be used: refuses one with the default route unless forced.
+    /// As [`Self::facts`], for a device that is about to be used: refuses one that is down, or has the default route unless
+    /// forced.
     ///
     /// # Errors
     /// As said.
@@ -138,6 +145,9 @@ impl Device {
         let facts = self.facts()?;
         if facts.default_route && !force {
             return Err(Error::DefaultRoute(self.to_string()));
+        }
+        if !facts.up {
+            return Err(Error::Usage(format!("{self} is down: `ip link set {} up`", self.name)));
         }
         Ok(facts)
     }

@@ -344,7 +344,7 @@ impl Rig {
                 };
                 let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
                 let end = job.time.map_or(u64::MAX, |time| begin.saturating_add(nanoseconds(time)));
-                worker.flows.push(Sender::new(plan, pace, end, self.shared));
+                worker.flows.push(Sender::new(plan, pace, (begin, end), self.shared));
             }
         }
         trial::run(&mut self.workers, limit, interrupt, watch)

@@ -51,8 +51,10 @@ pub enum Step {
 pub struct Sender {
     plan: Plan,
     pace: Pace,
-    /// End in nanoseconds of the clock.
-    end: u64,
+    /// Begin and end in nanoseconds of the clock.
+    time: (u64, u64),
+    /// When the last frames went out.
+    last: u64,
     at: usize,
     /// Frames sent.
     pub sent: u64,
@@ -66,13 +68,15 @@ pub struct Sender {
 }
 
 impl Sender {
-    /// Sends `plan` at `pace` until `end`. `shared`: the frames are also received into.
-    pub fn new(plan: Plan, pace: Pace, end: u64, shared: bool) -> Self {
+    /// Sends `plan` at `pace` in `time`, from the first to before the second. `shared`: the frames are also received
+    /// into.
+    pub fn new(plan: Plan, pace: Pace, time: (u64, u64), shared: bool) -> Self {
         let heads = plan.patterns.windows(2).all(|pair| pair[0].head() == pair[1].head());
         let zero = plan.patterns.iter().all(|pattern| pattern.body().iter().all(|byte| *byte == 0));
         let runs = runs(&plan);
         let left = runs.first().map_or(0, |run| run.1);
-        Self { plan, pace, end, at: 0, sent: 0, bytes: 0, dirty: shared || !heads || !zero, runs, left }
+        let dirty = shared || !heads || !zero;
+        Self { plan, pace, time, last: 0, at: 0, sent: 0, bytes: 0, dirty, runs, left }
     }
 
     /// Frames that were due and are not sent any more, since the sender was held up.
@@ -80,19 +84,34 @@ impl Sender {
         self.pace.forgotten()
     }
 
+    /// How long was sent, if the flow was stopped at `stop` at the latest: to the last frame of a count, or to the end
+    /// of the time.
+    pub fn duration(&self, stop: u64) -> Duration {
+        let (begin, end) = self.time;
+        let until = if self.sent >= self.plan.count || self.pace.ended() { self.last } else { stop.min(end) };
+        Duration::from_nanos(until.max(self.last).saturating_sub(begin).max(1))
+    }
+
     /// How many frames to send now, at most `most`.
     fn due(&mut self, now: u64, most: usize) -> Result<usize, Step> {
         let left = usize::try_from(self.plan.count - self.sent).unwrap_or(usize::MAX);
-        if left == 0 || now >= self.end {
+        let (begin, end) = self.time;
+        if left == 0 || now >= end {
             return Err(Step::Done);
+        }
+        if now < begin {
+            return Err(Step::Pause(Duration::from_nanos(begin - now)));
         }
         match self.pace.due(now, most.min(left)) {
             0 if self.pace.ended() => Err(Step::Done),
             0 => {
-                let end = Duration::from_nanos(self.end - now);
+                let end = Duration::from_nanos(end - now);
                 Err(Step::Pause(self.pace.pause(now).min(end)))
             }
-            due => Ok(due),
+            due => {
+                self.last = now;
+                Ok(due)
+            }
         }
     }
 

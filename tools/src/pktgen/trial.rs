@@ -17,6 +17,7 @@ use super::{
     track::Tally,
     worker::{Stop, Worker},
 };
+use crate::stamp;
 
 /// Between two looks at the counters.
 const LOOK: Duration = Duration::from_millis(10);
@@ -117,6 +118,7 @@ pub fn run(
     let receives = workers.iter().any(|worker| worker.receiver.is_some());
     let stop = Stop::default();
     let mut outcome = Outcome::default();
+    let mut ended_at = 0;
     thread::scope(|scope| {
         let threads: Vec<_> = workers
             .iter_mut()
@@ -137,7 +139,7 @@ pub fn run(
                     outcome.interrupted = interrupt.load(Relaxed);
                     let sent = sends && totals.done;
                     if full || over || outcome.interrupted || sent || failed {
-                        outcome.time = now - begin;
+                        (outcome.time, ended_at) = (now - begin, stamp::now());
                         stop.sending.store(true, Relaxed);
                         ended = Some((now, totals.received, now));
                     }
@@ -165,14 +167,22 @@ pub fn run(
     let spans = || workers.iter().filter_map(|worker| worker.receiver.as_ref()?.span);
     let (first, last) = (spans().map(|span| span.0).min(), spans().map(|span| span.1).max());
     outcome.span = Duration::from_nanos(last.unwrap_or(0).saturating_sub(first.unwrap_or(0)));
+    let mut sending = Duration::ZERO;
     for worker in workers.iter() {
         if let Some(receiver) = &worker.receiver {
             receiver.accounts(&mut outcome.streams);
             outcome.other += receiver.other;
             outcome.dropped += receiver.dropped;
         }
+        let durations = worker.flows.iter().map(|flow| flow.duration(ended_at));
+        if let Some(longest) = durations.max() {
+            sending = sending.max(longest);
+        }
         outcome.forgotten += worker.flows.iter().map(super::send::Sender::forgotten).sum::<u64>();
         outcome.flows.push(worker.flows.iter().map(|flow| flow.sent).collect());
+    }
+    if !sending.is_zero() {
+        outcome.time = sending;
     }
     Ok(outcome)
 }

@@ -55,6 +55,8 @@ fn absurd_arguments() {
     }
     let text = refused(&format!("tx {} --dst 192.0.2.77 --count 1", pair.left()));
     assert!(text.contains("finds no MAC address of 192.0.2.77"), "{text}");
+    pair.left.ip(&format!("link set {LEFT} down"));
+    assert!(refused(&tx).contains("is down"));
 }
 
 #[test]
