@@ -41,7 +41,7 @@ frame without check sequence: 60 is what others call 64.";
 /// UDP and TCP payloads carry a sequence number and a time, from which a receiver on the same host tells loss,
 /// reordering, duplicates and latency. Needs root. A device that carries the default route is refused.
 #[derive(Debug, Parser)]
-#[command(name = "pktgen", after_help = EXAMPLES, max_term_width = 110)]
+#[command(name = "pktgen", version, after_help = EXAMPLES, max_term_width = 110)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]

@@ -107,6 +107,7 @@ fn control_c_ends_with_the_summary() {
         format!("rx {} --interval 0.05", pair.right()),
         format!("measure {} --rx {} --rate 1k --time 100 --interval 0.05", pair.left(), pair.right()),
         "udp-echo 127.0.0.1:0 --interval 0.05".into(),
+        format!("rfc2544 {} --rx {} --trial 50 --interval 0.05", pair.left(), pair.right()),
     ];
     for args in commands {
         let mut process = Process::spawn(&mut command(&args));
