@@ -6,7 +6,7 @@
 //! address added, removed                -> owner; candidates for sources
 //! ```
 //!
-//! Without cgroup v2, or on a kernel that refuses a program, the daemon runs without: processes then cannot enter a
+//! One daemon for each network namespace does this. Without cgroup v2, or on a kernel that refuses a program, the daemon runs without: processes then cannot enter a
 //! compartment, and are told why.
 
 use std::fs;
@@ -24,20 +24,30 @@ use super::proof::own_cookie;
 use crate::error::Refused;
 use crate::netlink::local::LOOPBACK;
 use crate::registry::{Owned, Slot};
+use crate::system::lock::DeviceLock;
 
 /// The programs, or why there are none.
 #[derive(Debug)]
-pub struct KernelPath(Result<Confinement, String>);
+pub struct KernelPath(Result<Loaded, String>);
+
+#[derive(Debug)]
+struct Loaded {
+    programs: Confinement,
+    /// Loopback aliases are of slots, so two daemons would mistake each other's.
+    _lock: DeviceLock,
+}
 
 impl KernelPath {
     /// Loads the programs; `handle` is an interface index of ours.
     pub fn load(core: &crate::config::LimitsConfig, devices: usize, handle: u32, pins: PathBuf) -> Self {
-        let load = || -> Result<Confinement, String> {
+        let load = || -> Result<Loaded, String> {
+            let lock = DeviceLock::take(LOOPBACK, "lo")
+                .map_err(|_| "another afnetd does it in this network namespace".to_owned())?;
             let cookie = own_cookie().map_err(|e| e.to_string())?;
             let netns_cookie =
                 cookie.ok_or("the kernel does not tell network namespaces apart (SO_NETNS_COOKIE, 5.14)")?;
             let devices = u32::try_from(devices).unwrap_or(u32::MAX);
-            Confinement::load(&ConfinementConfig {
+            let programs = Confinement::load(&ConfinementConfig {
                 netns_cookie,
                 compartments: core.compartments,
                 addresses: core.addresses.saturating_mul(devices),
@@ -45,7 +55,8 @@ impl KernelPath {
                 pins,
                 handle,
             })
-            .map_err(|e| e.to_string())
+            .map_err(|e| e.to_string())?;
+            Ok(Loaded { programs, _lock: lock })
         };
         Self(load())
     }
@@ -57,15 +68,15 @@ impl KernelPath {
 
     /// Ends it: sockets are confined no more.
     pub fn detach(self) {
-        if let Ok(programs) = self.0
-            && let Err(e) = programs.detach()
+        if let Ok(loaded) = self.0
+            && let Err(e) = loaded.programs.detach()
         {
             tracing::error!("detaching the kernel path: {e}");
         }
     }
 
     fn get(&mut self) -> Option<&mut Confinement> {
-        self.0.as_mut().ok()
+        self.0.as_mut().ok().map(|loaded| &mut loaded.programs)
     }
 }
 
@@ -73,6 +84,14 @@ impl KernelPath {
 fn loopback(slot: Slot) -> IpAddr {
     let [high, low] = [slot >> 16, slot & 0xffff].map(|half| u16::try_from(half).unwrap_or(0));
     IpAddr::V6(Ipv6Addr::new(0xfdaf, 0x6e65, 0x7400, 0, 0, 0, high, low))
+}
+
+/// The slot whose loopback it is.
+fn loopback_slot(address: IpAddr) -> Option<Slot> {
+    let IpAddr::V6(v6) = address else { return None };
+    let [.., high, low] = v6.segments();
+    let slot = Slot::from(high) << 16 | Slot::from(low);
+    (loopback(slot) == address).then_some(slot)
 }
 
 /// Whether ordinary sockets may use it: the kernel takes it for its own, and nobody else has it.
@@ -87,7 +106,7 @@ impl Core {
         let devices: Vec<u32> =
             self.devices.iter().filter_map(|d| d.live.as_ref()).map(|l| l.link.ifindex).collect();
         let cgroups = &self.cgroups;
-        let Ok(programs) = &mut self.kernel_path.0 else { return };
+        let Ok(Loaded { programs, .. }) = &mut self.kernel_path.0 else { return };
         let mut attach = || -> Result<(), String> {
             let base = cgroups.ensure_base().map_err(|e| e.message)?;
             let root = base.parent().ok_or("the instance's cgroup is the root")?;
@@ -243,10 +262,22 @@ impl Core {
         }
     }
 
+    /// Takes those from `lo` that a former afnetd has left there.
+    pub(super) fn remove_stray_loopbacks(&mut self) {
+        if self.kernel_path.missing().is_some() {
+            return;
+        }
+        for slot in self.mirror.ours(LOOPBACK).into_iter().filter_map(loopback_slot) {
+            if self.registry.get(slot).is_none() {
+                self.remove_loopback(slot);
+            }
+        }
+    }
+
     /// What was refused to a compartment, in the order of [`afnet_bpf::Refusal`].
     pub(super) fn refusals(&self, slot: Slot) -> Result<Vec<u64>, Refused> {
         match &self.kernel_path.0 {
-            Ok(programs) => programs.refusals(slot).map_err(|e| bpf("counters of the kernel path", &e)),
+            Ok(loaded) => loaded.programs.refusals(slot).map_err(|e| bpf("counters of the kernel path", &e)),
             Err(_) => Ok(Vec::new()),
         }
     }
@@ -260,5 +291,7 @@ mod tests {
     fn every_slot_has_a_loopback_address() {
         assert_eq!(loopback(5), "fdaf:6e65:7400::5".parse::<IpAddr>().unwrap());
         assert_eq!(loopback(0x1_0002), "fdaf:6e65:7400::1:2".parse::<IpAddr>().unwrap());
+        assert_eq!(loopback_slot(loopback(0x1_0002)), Some(0x1_0002));
+        assert_eq!(loopback_slot("fdaf:6e65:7400:1::5".parse().unwrap()), None);
     }
 }

@@ -138,6 +138,7 @@ impl Core {
             self.restore_one(&compartment)?;
         }
         self.remove_strays();
+        self.remove_stray_loopbacks();
         if !self.registry.is_empty() {
             tracing::info!("{} compartments restored", self.registry.len());
         }
