@@ -11,10 +11,13 @@
 #include "confine.h"
 
 /* RFC 6724 2.1: the policy table's label. */
-static __always_inline __u32 label_of(const struct afnet_ip *ip)
+__noinline int label_of(const struct afnet_ip *ip)
 {
-	__u32 top = bpf_ntohl(ip->word[0]);
+	__u32 top;
 
+	if (!ip)
+		return 0;
+	top = bpf_ntohl(ip->word[0]);
 	if (is_ip4(ip))
 		return 4;
 	if (top >> 16 == 0x2002)
@@ -31,10 +34,13 @@ static __always_inline __u32 label_of(const struct afnet_ip *ip)
 }
 
 /* RFC 6724 3.1, RFC 4007: link-local 2, site-local 5, global 14; of groups, what they say. */
-static __always_inline __u32 scope_of(const struct afnet_ip *ip)
+__noinline int scope_of(const struct afnet_ip *ip)
 {
-	__u32 top = bpf_ntohl(ip->word[0]);
+	__u32 top;
 
+	if (!ip)
+		return 0;
+	top = bpf_ntohl(ip->word[0]);
 	if (is_ip4(ip))
 		return bpf_ntohl(ip->word[3]) >> 16 == 0xa9fe ? 2 : 14;
 	if (top >> 24 == 0xff)
@@ -45,20 +51,26 @@ static __always_inline __u32 scope_of(const struct afnet_ip *ip)
 }
 
 /* Leading bits that two addresses have in common. */
-static __always_inline __u32 common_bits(const struct afnet_ip *a, const struct afnet_ip *b)
+__noinline int common_bits(const struct afnet_ip *a, const struct afnet_ip *b)
 {
+	if (!a || !b)
+		return 0;
 	for (int i = 0; i < 4; i++) {
-		__u32 differ = bpf_ntohl(a->word[i] ^ b->word[i]), bits = 0;
+		__u32 differ = bpf_ntohl(a->word[i] ^ b->word[i]);
 
 		if (!differ)
 			continue;
-		for (int step = 16; step; step >>= 1) {
-			if (!(differ >> (32 - step))) {
-				bits += step;
-				differ <<= step;
-			}
-		}
-		return i * 32 + bits;
+		/* Zeros before the first one, without a branch: fill up below it, count the ones.
+		 */
+		differ |= differ >> 1;
+		differ |= differ >> 2;
+		differ |= differ >> 4;
+		differ |= differ >> 8;
+		differ |= differ >> 16;
+		differ -= differ >> 1 & 0x55555555;
+		differ = (differ & 0x33333333) + (differ >> 2 & 0x33333333);
+		differ = (differ + (differ >> 4)) & 0x0f0f0f0f;
+		return i * 32 + 32 - (differ * 0x01010101 >> 24);
 	}
 	return 128;
 }

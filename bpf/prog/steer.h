@@ -24,15 +24,20 @@
 #include <linux/udp.h>
 #include "names.h"
 
-/* Gives the packet to one of the listeners of a port. */
-static __always_inline bool assign(struct bpf_sk_lookup *ctx, struct afnet_port_key *key)
+/* Gives the packet to one of the listeners of a port; false: there is none. */
+__noinline int assign(struct bpf_sk_lookup *ctx, const struct afnet_port_key *of)
 {
+	struct afnet_port_key key;
+
+	if (!of)
+		return false;
+	key = *of;
 	for (int i = 0; i < AFNET_LISTENERS; i++) {
 		struct bpf_sock *sk;
 		long error;
 
-		key->bucket = i;
-		sk = bpf_map_lookup_elem(&listening, key);
+		key.bucket = i;
+		sk = bpf_map_lookup_elem(&listening, &key);
 		if (!sk)
 			continue;
 		error = bpf_sk_assign(ctx, sk, 0);
@@ -50,7 +55,6 @@ static __always_inline int unheard(struct afnet_port_key *key, const struct afne
 	__u32 slot = key->slot;
 
 	key->slot = 0;
-	key->bucket = 0;
 	key->addr = *to;
 	p = bpf_map_lookup_elem(&ports, key);
 	if (p && p->own.count)

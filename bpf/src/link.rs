@@ -79,7 +79,8 @@ impl PinnedLink {
         create: impl FnOnce() -> Result<OwnedFd, Error>,
     ) -> Result<Self, Error> {
         if let Some(fd) = open_pin(pin)? {
-            if target != Target::Gone && link_target(fd.as_fd(), pin)? == target {
+            let found = link_target(fd.as_fd(), pin)?;
+            if found == target && found != Target::Gone {
                 // SAFETY: two valid file descriptors, no options.
                 let answer = unsafe {
                     libbpf_sys::bpf_link_update(fd.as_raw_fd(), program.as_raw_fd(), std::ptr::null())
