@@ -4,6 +4,7 @@
 //! |---|---|
 //! | a link for each hook | sockets stay confined while the daemon is away; the next one replaces the programs |
 //! | maps `sockets`, `ports`, `listening` | what the programs know of sockets, which outlive the daemon |
+//! | an empty directory for each clsact qdisc that was made (kernels without TCX) | they go with the programs |
 //!
 //! Everything else is told anew by each daemon, before it attaches. Owned by the control thread. Loading and attaching
 //! need CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON.
@@ -99,8 +100,6 @@ pub struct Confinement {
     links: Vec<PinnedLink>,
     /// Hooks of devices, by interface index.
     devices: BTreeMap<u32, Vec<TcHook>>,
-    /// Devices whose clsact qdisc is ours.
-    qdiscs: Vec<u32>,
     globals: Mapping,
     /// Entries of `cgroups`, by slot.
     cgroups: BTreeMap<u32, u64>,
@@ -185,7 +184,6 @@ impl Confinement {
             programs: Vec::new(),
             links: Vec::new(),
             devices: BTreeMap::new(),
-            qdiscs: Vec::new(),
             globals: Mapping::new(maps.bss.as_fd(), size_of::<types::bss>())?,
             cgroups: BTreeMap::new(),
             primaries: BTreeMap::new(),
@@ -241,6 +239,8 @@ impl Confinement {
             this.programs.push((hook, program));
         }
         // Sockets remember what was good in the life of another daemon.
+        // Local delivery wants one there, too, and goes first.
+        this.own_qdisc(LO)?;
         let mut random = [0; 4];
         // SAFETY: four writable bytes; whatever they hold is a number.
         unsafe { libc::getrandom(random.as_mut_ptr().cast(), random.len(), 0) };
@@ -291,9 +291,7 @@ impl Confinement {
         };
         let (ingress, egress): (BorrowedFd<'_>, BorrowedFd<'_>) =
             (program(Hook::Ingress), program(Hook::Egress));
-        if !tc::has_tcx(ingress) && tc::add_clsact(ifindex)? {
-            self.qdiscs.push(ifindex);
-        }
+        self.own_qdisc(ifindex)?;
         let mut hooks = Vec::new();
         for (program, direction, name) in
             [(ingress, Direction::Ingress, "in"), (egress, Direction::Egress, "out")]
@@ -311,11 +309,25 @@ impl Confinement {
         self.maps.devices.remove(&ifindex)?;
         let hooks = self.devices.remove(&ifindex).unwrap_or_default();
         let result = hooks.into_iter().map(TcHook::detach).fold(Ok(()), Result::and);
-        if let Some(at) = self.qdiscs.iter().position(|q| *q == ifindex) {
-            self.qdiscs.remove(at);
+        if fs::remove_dir(self.qdisc_mark(ifindex)).is_ok() {
             tc::remove_clsact(ifindex)?;
         }
         result
+    }
+
+    /// Without TCX a device needs a clsact qdisc. That it is ours is marked beside the pins: a killed daemon's are removed
+    /// by the next one.
+    fn own_qdisc(&self, ifindex: u32) -> Result<(), Error> {
+        let any = self.programs.iter().find(|(hook, _)| *hook == Hook::Ingress).map(|(_, fd)| fd.as_fd());
+        if any.is_some_and(tc::has_tcx) || !tc::add_clsact(ifindex)? {
+            return Ok(());
+        }
+        fs::create_dir(self.qdisc_mark(ifindex))
+            .map_err(|source| Error::Io { what: "remember a clsact qdisc", source })
+    }
+
+    fn qdisc_mark(&self, ifindex: u32) -> PathBuf {
+        self.config.pins.join(format!("qdisc-{ifindex}"))
     }
 
     /// Detaches everything and removes all pins. Without this, dropping the value leaves sockets confined.
