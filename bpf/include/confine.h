@@ -52,11 +52,11 @@ struct afnet_sources {
 	struct afnet_source v6[AFNET_SOURCES];
 };
 
-/* Key of `ports` and, with `bucket`, of `listening`: a local port of a compartment (or, slot 0, of
+/* Key of `ports` and, with `bucket`, of `listening`: a local port of a compartment (or, home 0, of
  * the host), on one address or on all of a family (::ffff:0.0.0.0 and ::). */
 struct afnet_port_key {
 	struct afnet_ip addr;
-	__u32 slot;
+	__u32 home; /* low half of the cgroup's id: a slot may be another compartment's by now */
 	__u16 port;
 	__u8 protocol;
 	__u8 bucket; /* 0 in `ports` */

@@ -21,6 +21,7 @@
 
 #define SOL_SOCKET   1
 #define SO_REUSEADDR 2
+#define SO_REUSEPORT 15
 #define SOCK_STREAM  1
 #define SOCK_DGRAM   2
 
@@ -52,7 +53,7 @@ static __always_inline bool ipv6_only(void *sk)
 	return BPF_CORE_READ_BITFIELD_PROBED(s, __sk_common.skc_ipv6only);
 }
 
-/* What it says of sharing its port, as flags. */
+/* What the kernel's socket says of sharing its port, as flags. */
 static __always_inline __u32 shares(const struct sock *s)
 {
 	return (BPF_CORE_READ_BITFIELD_PROBED(s, __sk_common.skc_reuse) ? AFNET_SOCKET_REUSE : 0) |
@@ -94,7 +95,7 @@ static __always_inline struct afnet_ip anchor_of(const struct afnet_confined *c,
 						 const struct afnet_socket *s, __u32 kinds)
 {
 	bool both = kinds == (AFNET_SOCKET_ANY4 | AFNET_SOCKET_ANY6);
-	struct afnet_port_key key = {.slot = s->slot, .port = s->port, .protocol = s->protocol};
+	struct afnet_port_key key = {.home = s->cgroup, .port = s->port, .protocol = s->protocol};
 	const struct afnet_port *p;
 
 	key.addr = c->primary4;
@@ -186,10 +187,20 @@ static __always_inline int bind_socket(struct bpf_sock_addr *ctx, struct wish *w
 	slot = s->slot;
 	if (!c)
 		return refuse(slot, AFNET_REFUSED_BIND, EADDRNOTAVAIL);
-	/* Bound already: the kernel says EINVAL. Groups and broadcast: only for reception, by
-	 * whoever wants. */
-	if (ctx->sk->src_port || is_group(&w->addr))
+	/* Bound already: the kernel says EINVAL. */
+	if (ctx->sk->src_port)
+		return BIND_ALLOW;
+	if (is_group(&w->addr)) {
+		/* Only for reception, by whoever wants; a TCP socket would connect from the host's
+		 * address. */
+		if (tcp)
+			return refuse(slot, AFNET_REFUSED_BIND, EADDRNOTAVAIL);
+		if (s->flags & AFNET_SOCKET_REUSE)
+			bpf_setsockopt(ctx, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+		if (s->flags & AFNET_SOCKET_REUSEPORT)
+			bpf_setsockopt(ctx, SOL_SOCKET, SO_REUSEPORT, &one, sizeof(one));
 		return c->flags & AFNET_CONFINED_PRIVILEGED ? BIND_ALLOW_PRIVILEGED : BIND_ALLOW;
+	}
 	if (is_any(&w->addr))
 		kinds = is_ip4(&w->addr) ? AFNET_SOCKET_ANY4
 			: w->all	 ? AFNET_SOCKET_ANY4 | AFNET_SOCKET_ANY6
@@ -206,12 +217,16 @@ static __always_inline int bind_socket(struct bpf_sock_addr *ctx, struct wish *w
 
 	/* A bind() that the kernel refused may have left the socket in the register. */
 	unregister(s);
-	s->flags = AFNET_SOCKET_BOUND | shares(kernel_sock(ctx->sk));
+	s->flags = AFNET_SOCKET_BOUND | (s->flags & (AFNET_SOCKET_REUSE | AFNET_SOCKET_REUSEPORT));
 	s->protocol = ctx->protocol;
 	s->cookie = bpf_get_socket_cookie(ctx);
 	s->addr = w->addr;
 	s->port = w->port;
 	s->anchor = kinds == AFNET_SOCKET_SINGLE ? w->addr : anchor_of(c, s, kinds);
+	/* What setsockopt() has kept back. At an address of ours it shares with nobody else. */
+	if (s->flags & AFNET_SOCKET_REUSEPORT &&
+	    bpf_setsockopt(ctx, SOL_SOCKET, SO_REUSEPORT, &one, sizeof(one)))
+		return refuse(slot, AFNET_REFUSED_PORT, EADDRINUSE);
 	if (!w->port) {
 		s->flags |= AFNET_SOCKET_PENDING;
 		w->addr = s->anchor;
@@ -335,6 +350,64 @@ int afnet_close(struct bpf_sock *sk)
 	/* What an accepted socket has inherited is its listener's. */
 	if (s && s->slot && s->port && s->cookie == bpf_get_socket_cookie(sk))
 		unregister(s);
+	return 1;
+}
+
+/* The flag of a socket option that shares ports; 0: another option, another kind of socket. */
+static __always_inline __u32 sharing_option(const struct bpf_sockopt *ctx)
+{
+	struct bpf_sock *sk = ctx->sk;
+
+	if (ctx->level != SOL_SOCKET || !sk ||
+	    (sk->protocol != IPPROTO_TCP && sk->protocol != IPPROTO_UDP))
+		return 0;
+	return ctx->optname == SO_REUSEADDR   ? AFNET_SOCKET_REUSE
+	       : ctx->optname == SO_REUSEPORT ? AFNET_SOCKET_REUSEPORT
+					      : 0;
+}
+
+/*
+ * setsockopt(): what shares ports is kept back until bind() says with whom. Otherwise a socket that
+ * never calls bind() could get the port of one of the host's, and its datagrams. From bind() on it
+ * is as bind_socket() needs it.
+ */
+SEC("cgroup/setsockopt")
+int afnet_set_option(struct bpf_sockopt *ctx)
+{
+	int *value = ctx->optval;
+	struct afnet_socket *s;
+	__u32 flag;
+
+	/* An IPv4 socket made of an IPv6 one would leave `listening` without the kernel noticing.
+	 */
+	if (ctx->level == IPPROTO_IPV6 && ctx->optname == IPV6_ADDRFORM)
+		return !ctx->sk || !(s = bpf_sk_storage_get(&sockets, ctx->sk, 0, 0)) || !s->slot;
+	flag = sharing_option(ctx);
+	if (!flag || (void *)(value + 1) > ctx->optval_end)
+		return 1;
+	s = bpf_sk_storage_get(&sockets, ctx->sk, 0, 0);
+	if (!s || !s->slot)
+		return 1;
+	if (!s->port && !(s->flags & AFNET_SOCKET_BOUND))
+		s->flags = *value ? s->flags | flag : s->flags & ~flag;
+	/* Done: the kernel need not. */
+	ctx->optlen = -1;
+	return 1;
+}
+
+/* getsockopt(): what the program has said. */
+SEC("cgroup/getsockopt")
+int afnet_get_option(struct bpf_sockopt *ctx)
+{
+	int *value = ctx->optval;
+	struct afnet_socket *s;
+	__u32 flag = sharing_option(ctx);
+
+	if (!flag || (void *)(value + 1) > ctx->optval_end)
+		return 1;
+	s = bpf_sk_storage_get(&sockets, ctx->sk, 0, 0);
+	if (s && s->slot)
+		*value = !!(s->flags & flag);
 	return 1;
 }
 

@@ -63,8 +63,9 @@ static __always_inline int connect_socket(struct bpf_sock_addr *ctx, struct afne
 	/* From now on it hears its peer alone. */
 	if (ctx->protocol == IPPROTO_UDP && s->port)
 		engage(s, true);
-	/* Bound, by bind() or by an earlier sendto(). */
-	if (sk->src_port)
+	/* Bound, by bind() or by an earlier sendto(); or to an address whose port comes now
+	 * (IP_BIND_ADDRESS_NO_PORT). */
+	if (sk->src_port || (s->flags & AFNET_SOCKET_PENDING && !is_any(&s->addr)))
 		return 1;
 	if (!source(s, to, sk->bound_dev_if, &from)) {
 		bpf_set_retval(-ENETUNREACH);
@@ -140,15 +141,27 @@ static __always_inline int send(struct bpf_sock_addr *ctx, struct afnet_ip *to,
 	c = home(s);
 	if (!c)
 		return refuse(s->slot, AFNET_REFUSED_SOURCE, ENETUNREACH);
-	/* Without bind() the kernel has just taken a port: replies to it are to be let in. */
-	if (!s->port && sk->src_port) {
-		s->addr = sk->family == AF_INET ? ip4(0) : (struct afnet_ip){};
+	/* A connected socket that sends with control messages names no destination. */
+	if (sk->state == BPF_TCP_ESTABLISHED && !ctx->user_port && is_any(to)) {
+		if (is_any(from) || owner_of(from) == s->slot)
+			return 1;
+		return refuse(s->slot, AFNET_REFUSED_SOURCE, EINVAL);
+	}
+	/* The kernel has just taken a port, the first or (after a connection was dissolved) another
+	 * one: replies to it are to be let in. */
+	if (s->port != sk->src_port) {
+		__u32 flags = s->flags & AFNET_SOCKET_BOUND ? 0 : AFNET_PORT_UNBOUND;
+
+		if (s->port)
+			unregister(s);
+		if (flags)
+			s->addr = sk->family == AF_INET ? ip4(0) : (struct afnet_ip){};
 		s->port = sk->src_port;
 		s->protocol = IPPROTO_UDP;
 		s->cookie = bpf_get_socket_cookie(ctx);
 		if (enroll(s, kinds_of(s, !ipv6_only(sk)), uid_of(sk)))
 			return refuse(s->slot, AFNET_REFUSED_PORT, ENOBUFS);
-		place(s, s->port, AFNET_PORT_UNBOUND);
+		place(s, s->port, flags);
 	}
 	/* This hook sees sockets that are not connected, or not any more. */
 	engage(s, false);

@@ -31,12 +31,17 @@ static __always_inline bool is_compartments(struct bpf_sock_addr *ctx)
 	return (s && s->slot) || bpf_get_netns_cookie(ctx) != netns_cookie;
 }
 
-/* The source for packets to a compartment; false: not needed, or there is none. */
-static __always_inline bool host_source(struct bpf_sock_addr *ctx, const struct afnet_ip *to,
-					struct afnet_ip *from)
+/*
+ * What a socket of the host sends to: 0: nothing special; 1: a compartment, from `from`; or the
+ * negative errno, for the private loopback of one.
+ */
+static __always_inline int host_to(struct bpf_sock_addr *ctx, const struct afnet_ip *to,
+				   struct afnet_ip *from)
 {
-	if (!owner_of(to) || is_alias(to) || is_compartments(ctx))
-		return false;
+	if (!owner_of(to) || is_compartments(ctx))
+		return 0;
+	if (is_alias(to))
+		return -ECONNREFUSED;
 	for (int i = 0; i < 4; i++)
 		from->word[i] = is_ip4(to) ? host4.word[i] : host6.word[i];
 	return !is_none(from);
@@ -46,9 +51,14 @@ static __always_inline bool host_source(struct bpf_sock_addr *ctx, const struct 
 SEC("cgroup/connect4")
 int afnet_host_connect4(struct bpf_sock_addr *ctx)
 {
-	struct afnet_ip to = ip4(ctx->user_ip4), from;
+	struct afnet_ip to = ip4(ctx->user_ip4), from = {};
+	int answer = host_to(ctx, &to, &from);
 
-	if (ctx->sk && !ctx->sk->src_port && !ctx->sk->src_ip4 && host_source(ctx, &to, &from)) {
+	if (answer < 0) {
+		bpf_set_retval(answer);
+		return 0;
+	}
+	if (answer && ctx->sk && !ctx->sk->src_port && !ctx->sk->src_ip4) {
 		struct sockaddr_in name = {.sin_family = AF_INET, .sin_addr.s_addr = from.word[3]};
 
 		bpf_bind(ctx, (void *)&name, sizeof(name));
@@ -59,10 +69,15 @@ int afnet_host_connect4(struct bpf_sock_addr *ctx)
 SEC("cgroup/connect6")
 int afnet_host_connect6(struct bpf_sock_addr *ctx)
 {
-	struct afnet_ip to = user_ip6(ctx), from;
+	struct afnet_ip to = user_ip6(ctx), from = {};
+	int answer = host_to(ctx, &to, &from);
 
-	if (ctx->sk && !ctx->sk->src_port && !ctx->sk->src_ip6[0] && !ctx->sk->src_ip6[3] &&
-	    host_source(ctx, &to, &from)) {
+	if (answer < 0) {
+		bpf_set_retval(answer);
+		return 0;
+	}
+	if (answer && ctx->sk && !ctx->sk->src_port && !ctx->sk->src_ip6[0] &&
+	    !ctx->sk->src_ip6[3]) {
 		struct sockaddr_in6 name = {.sin6_family = AF_INET6};
 
 		__builtin_memcpy(&name.sin6_addr, &from, sizeof(from));
@@ -74,9 +89,14 @@ int afnet_host_connect6(struct bpf_sock_addr *ctx)
 SEC("cgroup/sendmsg4")
 int afnet_host_send4(struct bpf_sock_addr *ctx)
 {
-	struct afnet_ip to = ip4(ctx->user_ip4), from;
+	struct afnet_ip to = ip4(ctx->user_ip4), from = {};
+	int answer = host_to(ctx, &to, &from);
 
-	if (!ctx->msg_src_ip4 && host_source(ctx, &to, &from))
+	if (answer < 0) {
+		bpf_set_retval(answer);
+		return 0;
+	}
+	if (answer && !ctx->msg_src_ip4)
 		ctx->msg_src_ip4 = from.word[3];
 	return 1;
 }
@@ -84,9 +104,14 @@ int afnet_host_send4(struct bpf_sock_addr *ctx)
 SEC("cgroup/sendmsg6")
 int afnet_host_send6(struct bpf_sock_addr *ctx)
 {
-	struct afnet_ip to = user_ip6(ctx), from;
+	struct afnet_ip to = user_ip6(ctx), from = {};
+	int answer = host_to(ctx, &to, &from);
 
-	if (!ctx->msg_src_ip6[0] && !ctx->msg_src_ip6[3] && host_source(ctx, &to, &from)) {
+	if (answer < 0) {
+		bpf_set_retval(answer);
+		return 0;
+	}
+	if (answer && !ctx->msg_src_ip6[0] && !ctx->msg_src_ip6[3]) {
 		ctx->msg_src_ip6[0] = from.word[0];
 		ctx->msg_src_ip6[1] = from.word[1];
 		ctx->msg_src_ip6[2] = from.word[2];
@@ -114,6 +139,11 @@ static __always_inline int bind_host(struct bpf_sock_addr *ctx, const struct afn
 		return BIND_ALLOW;
 	if (!ctx->sk || ctx->sk->src_port || is_group(addr) || is_compartments(ctx))
 		return BIND_ALLOW;
+	/* The private loopback of a compartment. */
+	if (is_alias(addr)) {
+		bpf_set_retval(-EADDRNOTAVAIL);
+		return 0;
+	}
 	s = bpf_sk_storage_get(&sockets, ctx->sk, &new, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!s)
 		return BIND_ALLOW;

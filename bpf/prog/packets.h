@@ -98,7 +98,7 @@ int afnet_ingress(struct __sk_buff *skb)
 		}
 		/* Nobody else's business; not remembered, since it depends on the source. */
 		if (is_alias(&ends.to)) {
-			if (owner_of(&ends.from) == s->slot)
+			if (skb->ifindex == LO_IFINDEX && owner_of(&ends.from) == s->slot)
 				return 1;
 			refused(s->slot, AFNET_DROP_INGRESS);
 			return 0;

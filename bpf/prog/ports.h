@@ -19,8 +19,9 @@
 
 #include "confine.h"
 
-/* Times that an entry is looked for anew because it was being removed. */
-#define PORT_TRIES 4
+/* Times that an entry is looked for anew because others change it; two threads lose four in a row.
+ */
+#define PORT_TRIES 64
 
 /* Waits for the port that the kernel chooses for another thread's bind(): some 20 us in all. */
 #define PORT_WAITS 256
@@ -37,7 +38,7 @@ static __always_inline struct afnet_port_key port_key(const struct afnet_socket 
 						      const struct afnet_ip *addr)
 {
 	struct afnet_port_key key = {
-		.addr = *addr, .slot = s->slot, .port = s->port, .protocol = s->protocol};
+		.addr = *addr, .home = s->cgroup, .port = s->port, .protocol = s->protocol};
 
 	return key;
 }
@@ -76,7 +77,7 @@ static __always_inline void leave(struct afnet_sharers *group, const struct clai
 /* Gives a reference up; the last one removes the entry. */
 static __always_inline void put_port(struct afnet_port *p, const struct afnet_port_key *key)
 {
-	for (int i = 0; i < 16; i++) {
+	for (int i = 0; i < PORT_TRIES; i++) {
 		__u32 references = *(volatile __u32 *)&p->references;
 		__u32 left = references == 1 ? AFNET_PORT_DEAD : references - 1;
 

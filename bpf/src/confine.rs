@@ -207,6 +207,8 @@ impl Confinement {
             (Hook::Cgroup("bind6", libbpf_sys::BPF_CGROUP_INET6_BIND), p.afnet_bind6.as_fd()),
             (Hook::Cgroup("bound4", libbpf_sys::BPF_CGROUP_INET4_POST_BIND), p.afnet_bound4.as_fd()),
             (Hook::Cgroup("bound6", libbpf_sys::BPF_CGROUP_INET6_POST_BIND), p.afnet_bound6.as_fd()),
+            (Hook::Cgroup("set-option", libbpf_sys::BPF_CGROUP_SETSOCKOPT), p.afnet_set_option.as_fd()),
+            (Hook::Cgroup("get-option", libbpf_sys::BPF_CGROUP_GETSOCKOPT), p.afnet_get_option.as_fd()),
             (Hook::Cgroup("listen", libbpf_sys::BPF_CGROUP_SOCK_OPS), p.afnet_listen.as_fd()),
             (Hook::Cgroup("connect4", libbpf_sys::BPF_CGROUP_INET4_CONNECT), p.afnet_connect4.as_fd()),
             (Hook::Cgroup("connect6", libbpf_sys::BPF_CGROUP_INET6_CONNECT), p.afnet_connect6.as_fd()),
