@@ -22,7 +22,7 @@ use std::{
 use afnet_abi::{shm, vlan::Vlan};
 use afnet_bpf::{AddressEntry, AttachMode, CompartmentConfig, Demux, DemuxConfig, Limits};
 use afnet_dataplane::{
-    Attachment, Config, Counter, Dataplane, Device, EndpointKind, ModePreference, OwnedAddress,
+    Attachment, Compartment, Config, Counter, Dataplane, Device, EndpointKind, ModePreference, OwnedAddress,
 };
 use afnet_ring::Mapping;
 use afnet_tests::{
@@ -79,7 +79,8 @@ fn main() {
                 usable: true,
                 fast_only: true,
             };
-            dataplane.set_addresses(slot, &[owned]).expect("addresses");
+            let compartment = Compartment { addresses: vec![owned], ..Compartment::default() };
+            dataplane.set_compartment(slot, compartment).expect("compartment");
             let attachment = dataplane.attach(slot, EndpointKind::Udp, RING, RING).expect("attach");
             dataplane.claim(attachment.id, PORT, 1, None).expect("claim");
             demux.insert_claim(slot, 17, PORT, 1).expect("claim");

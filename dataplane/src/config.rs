@@ -219,6 +219,15 @@ pub struct Attachment {
     pub doorbells: Vec<OwnedFd>,
 }
 
+/// What workers know of a compartment beside its endpoints.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Compartment {
+    /// What its tenants may send from.
+    pub addresses: Vec<OwnedAddress>,
+    /// Nothing passes between it and the host or other compartments.
+    pub isolated: bool,
+}
+
 /// An address or delegated prefix of a compartment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OwnedAddress {

@@ -65,6 +65,7 @@ net_drops! {
     RxTooLong "rx_too_long" "dropped: longer than 64 KiB";
     RxHost "rx_host" "packets from the host itself";
     RxNoEndpoint "rx_no_endpoint" "dropped: from the host for an address or port that no endpoint has";
+    RxIsolated "rx_isolated" "dropped: from this host for a compartment that is isolated";
     TxRecords "tx_records" "records taken from endpoints' TX rings";
     TxDatagrams "tx_datagrams" "datagrams or packets sent, after segmentation";
     TxBytes "tx_bytes" "payload bytes of these";
@@ -80,6 +81,7 @@ net_drops! {
     TxPutOff "tx_put_off" "times a record had to wait for a free frame or room in the device's TX ring";
     TxLocal "tx_local" "datagrams or packets delivered to a compartment of this host";
     TxLocalDrop "tx_local_drop" "local deliveries dropped: no endpoint and no host link, or its ring was full";
+    TxIsolated "tx_isolated" "dropped: to the host or another compartment, and one of the two is isolated (EPERM)";
     TxHost "tx_host" "datagrams or packets handed to the host itself";
     Violations "violations" "endpoints closed for breaking the ring protocol";
     Doorbells "doorbells" "times a sleeping tenant was woken";

@@ -34,8 +34,8 @@ mod worker;
 pub mod xsk;
 
 pub use config::{
-    Attachment, Config, Device, DirtyMap, EndpointKind, HostLink, ModePreference, ModeReport, OwnedAddress,
-    QueueMode, SocketMap, WakeMode,
+    Attachment, Compartment, Config, Device, DirtyMap, EndpointKind, HostLink, ModePreference, ModeReport,
+    OwnedAddress, QueueMode, SocketMap, WakeMode,
 };
 pub use counters::{Counter, Snapshot};
 pub use error::Error;

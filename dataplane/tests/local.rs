@@ -94,6 +94,79 @@ fn the_host_and_its_compartments() {
 }
 
 #[test]
+fn isolated_compartments_talk_to_themselves_and_the_peer() {
+    let (host, own, other, raw) = ("192.0.2.1", "192.0.2.10", "192.0.2.11", "192.0.2.12");
+    let mut rig = Rig::new("isolated");
+    let mut tenants = [(1, own), (2, other)].map(|(slot, address)| rig.udp_tenant(slot, &[address], 5000));
+    rig.address(3, raw, Vlan::NONE);
+    let mut raw_tenant = rig.attach(3, EndpointKind::Raw);
+    rig.host_link(1500);
+    rig.special.insert(host.parse().unwrap(), Route::Host { src: own.parse().unwrap() });
+    let mac = rig.bed.host.mac("hostW").map(|b| format!("{b:02x}")).join(":");
+    rig.bed.host.ip(&format!("route add {own} dev hostK"));
+    rig.bed.host.ip(&format!("neigh replace {own} lladdr {mac} dev hostK nud permanent"));
+    let [at_host, outside] = [(&rig.bed.host, host), (&rig.bed.peer, peer(false))].map(|(ns, address)| {
+        let socket = socket_in(ns, address, 9);
+        socket.set_nonblocking(true).unwrap();
+        socket
+    });
+    let packet = |to| packet::udp(([0; 6], [0; 6]), at(raw, 9), to, b"raw")[14..].to_vec();
+    let is_packet = Record { kind: kind::PACKET, ..Record::default() };
+    let errno = i32::from;
+
+    for isolated in [1, 2] {
+        rig.isolate(isolated, true);
+        // Both ways between compartments, whichever of them is isolated.
+        for (from, to) in [(0, other), (1, own)] {
+            tenants[from].datagram(5000, at(to, 5000), b"no");
+            let (record, info) = rig.receive(&mut tenants[from]);
+            assert_eq!((record.kind, errno(info[0])), (kind::ERROR, libc::EPERM));
+            assert_eq!(record.remote, net::from_ip(to.parse().unwrap()));
+        }
+        for (slot, count) in [(1, isolated), (2, isolated)] {
+            assert_eq!(rig.slot(slot, Counter::TxIsolated), u64::from(count));
+        }
+        let (to, tenant) = if isolated == 1 { (own, 0) } else { (other, 1) };
+        raw_tenant.send(&is_packet, &packet(at(to, 5000)));
+        let (record, info) = rig.receive(&mut raw_tenant);
+        assert_eq!((record.kind, errno(info[0])), (kind::ERROR, libc::EPERM));
+        // To itself and the peer.
+        tenants[tenant].datagram(5000, at(to, 5000), b"me");
+        assert_eq!(rig.receive(&mut tenants[tenant]).1, b"me");
+        tenants[tenant].datagram(5000, at(peer(false), 9), b"peer");
+        let mut buffer = [0; 64];
+        let (n, from) = rig.until("datagram at the peer", |_| outside.recv_from(&mut buffer).ok());
+        assert_eq!((&buffer[..n], from), (b"peer".as_slice(), at(to, 5000)));
+        outside.send_to(b"back", from).unwrap();
+        assert_eq!(rig.receive(&mut tenants[tenant]).1, b"back");
+        rig.isolate(isolated, false);
+    }
+
+    // The host; the raw tenant sends to it as well.
+    for slot in [1, 3] {
+        rig.isolate(slot, true);
+    }
+    at_host.send_to(b"no", at(own, 5000)).unwrap();
+    rig.until("drop", |rig| (rig.slot(1, Counter::RxIsolated) == 1).then_some(()));
+    tenants[0].datagram(5000, at(host, 9), b"no");
+    raw_tenant.send(&is_packet, &packet(at(host, 9)));
+    for tenant in [&mut tenants[0], &mut raw_tenant] {
+        let (record, info) = rig.receive(tenant);
+        assert_eq!((record.kind, errno(info[0])), (kind::ERROR, libc::EPERM));
+    }
+    for slot in [1, 3] {
+        rig.isolate(slot, false);
+    }
+    at_host.send_to(b"yes", at(own, 5000)).unwrap();
+    assert_eq!(rig.receive(&mut tenants[0]).1, b"yes", "and nothing before it");
+    tenants[0].datagram(5000, at(host, 9), b"yes");
+    let mut buffer = [0; 64];
+    let n = rig.until("datagram at the host", |_| at_host.recv(&mut buffer).ok());
+    assert_eq!(&buffer[..n], b"yes", "and nothing before it");
+    rig.finish();
+}
+
+#[test]
 fn the_kernel_gets_what_nobody_claims() {
     let mut rig = Rig::new("reinject");
     // A second port is claimed in BPF but not in the worker: as in the moment of a claim's end.

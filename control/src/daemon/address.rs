@@ -14,7 +14,7 @@ use std::net::IpAddr;
 use afnet_abi::control::{Address, AddressSpec, AddressState, Event};
 use afnet_abi::vlan::Vlan;
 use afnet_bpf::AddressEntry;
-use afnet_dataplane::OwnedAddress;
+use afnet_dataplane::{self as dp, OwnedAddress};
 use rustix::io::Errno;
 
 use super::core::Core;
@@ -42,7 +42,7 @@ impl Core {
         if let Err(e) = self.install(slot, &owned).and_then(|()| self.save(slot)) {
             self.uninstall(slot, &owned);
             self.registry.remove_address(owned.realm, owned.prefix());
-            self.tell_addresses(slot).unwrap_or_else(|e| tracing::error!("{e}"));
+            self.tell_workers(slot).unwrap_or_else(|e| tracing::error!("{e}"));
             return Err(e);
         }
         self.flush_routes_soon();
@@ -77,7 +77,7 @@ impl Core {
         if busy {
             self.close_connections(slot, &owned);
         }
-        self.tell_addresses(slot)?;
+        self.tell_workers(slot)?;
         self.save(slot)?;
         self.flush_routes_soon();
         let address = self.wire_address(&owner, &owned);
@@ -88,7 +88,7 @@ impl Core {
     /// Makes an owned address work: kernel, workers, XDP program, in this order.
     pub(super) fn install(&mut self, slot: Slot, owned: &Owned) -> Result<(), Refused> {
         self.install_kernel(owned)?;
-        self.tell_addresses(slot)?;
+        self.tell_workers(slot)?;
         self.install_demux(slot, owned)?;
         self.confine_address(slot, owned)
     }
@@ -204,13 +204,13 @@ impl Core {
         }
     }
 
-    /// Tells the workers a compartment's addresses, if they know the compartment or `slot` has endpoints. Workers
-    /// need not know the others: nothing of theirs reaches a worker.
-    pub(super) fn tell_addresses(&mut self, slot: Slot) -> Result<(), Refused> {
-        if self.endpoints.values().any(|e| e.slot == slot) { self.introduce(slot) } else { Ok(()) }
+    /// Tells the workers what a compartment is now, if they know it: if it has or had endpoints. Workers need not know
+    /// the others: nothing of theirs reaches a worker.
+    pub(super) fn tell_workers(&mut self, slot: Slot) -> Result<(), Refused> {
+        if self.dataplane.knows(slot) { self.introduce(slot) } else { Ok(()) }
     }
 
-    /// Tells the workers a compartment's addresses.
+    /// Tells the workers a compartment's addresses, and whether it is isolated.
     pub(super) fn introduce(&mut self, slot: Slot) -> Result<(), Refused> {
         let Some(compartment) = self.registry.get(slot) else { return Ok(()) };
         let addresses: Vec<OwnedAddress> = compartment
@@ -229,8 +229,9 @@ impl Core {
                 })
             })
             .collect();
-        let what = || format!("telling the workers the addresses of {}", compartment.name);
-        self.dataplane.set_addresses(slot, &addresses).map_err(|e| dataplane_error(what(), &e))
+        let what = || format!("telling the workers what {} is", compartment.name);
+        let known = dp::Compartment { addresses, isolated: compartment.policy.isolated };
+        self.dataplane.set_compartment(slot, known).map_err(|e| dataplane_error(what(), &e))
     }
 
     /// A specification in the registry's terms.

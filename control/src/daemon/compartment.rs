@@ -96,7 +96,7 @@ impl Core {
         Ok(())
     }
 
-    /// Tells the BPF programs what a compartment may do.
+    /// Tells the BPF programs and the workers what a compartment may do.
     pub(super) fn set_policy(&mut self, slot: Slot) -> Result<(), Refused> {
         let Some(compartment) = self.registry.get(slot) else { return Ok(()) };
         let raw = self.endpoints.values().any(|e| e.slot == slot && e.is_raw());
@@ -106,7 +106,8 @@ impl Core {
             let what = || format!("setting the policy of {} on {}", compartment.name, live.link.name);
             live.demux.set_compartment(slot, config).map_err(|e| bpf(what(), &e))?;
         }
-        self.confine(slot)
+        self.confine(slot)?;
+        self.tell_workers(slot)
     }
 
     /// Removes a compartment. `end`: what becomes of processes in its cgroup.

@@ -116,10 +116,8 @@ impl Core {
             let netns = open("/proc/thread-self/ns/net".as_ref())?;
             programs.attach(&open(&base)?, &open(root)?, &netns).map_err(|e| e.to_string())?;
             programs.set_host_link(host.unwrap_or(0));
-            let all = devices.iter().copied().chain(host);
-            all.map(|ifindex| programs.attach_device(ifindex))
-                .collect::<Result<(), _>>()
-                .map_err(|e| e.to_string())
+            let mut all = devices.iter().copied().chain(host);
+            all.try_for_each(|ifindex| programs.attach_device(ifindex)).map_err(|e| e.to_string())
         };
         let attached = attach();
         self.tell_host_addresses();

@@ -16,7 +16,7 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use super::Dataplane;
 use crate::{
-    config::{Attachment, EndpointKind, OwnedAddress},
+    config::{Attachment, Compartment, EndpointKind},
     counters::{Counter, Counters},
     error::Error,
     net,
@@ -111,17 +111,21 @@ impl std::ops::AddAssign for Drops {
 }
 
 impl Dataplane {
-    /// Tells the workers all addresses of a compartment; replaces those told before. They decide what its tenants may
-    /// send from.
+    /// Tells the workers what a compartment is; replaces what was told before.
     ///
     /// # Errors
     /// [`Error::Config`] for a slot out of range, [`Error::Worker`].
-    pub fn set_addresses(&mut self, slot: u32, addresses: &[OwnedAddress]) -> Result<(), Error> {
+    pub fn set_compartment(&mut self, slot: u32, compartment: Compartment) -> Result<(), Error> {
         self.check_slot(slot)?;
         let workers = self.workers.len();
         self.slots.entry(slot).or_insert_with(|| SlotState::new(workers));
-        let addresses: Arc<[OwnedAddress]> = addresses.into();
-        self.call_all(|_| Command::Addresses { slot, addresses: Arc::clone(&addresses) })
+        let compartment = Arc::new(compartment);
+        self.call_all(|_| Command::Compartment { slot, compartment: Arc::clone(&compartment) })
+    }
+
+    /// Whether the workers have been told of a compartment and not to forget it.
+    pub fn knows(&self, slot: u32) -> bool {
+        self.slots.contains_key(&slot)
     }
 
     /// Forgets a compartment; detaches its endpoints first. Unknown is fine.

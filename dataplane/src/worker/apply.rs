@@ -11,7 +11,7 @@ use super::{
     slot::Slot,
 };
 use crate::{
-    config::{EndpointKind, OwnedAddress},
+    config::{Compartment, EndpointKind},
     event::Event,
     net::from_ip,
     route::RouteKey,
@@ -66,8 +66,8 @@ impl Worker {
                 self.changed(ifindex, mac, mtu);
                 Reply::Done
             }
-            Command::Addresses { slot, addresses } => {
-                self.addresses(slot, &addresses);
+            Command::Compartment { slot, compartment } => {
+                self.compartment(slot, &compartment);
                 Reply::Done
             }
             Command::RemoveSlot { slot } => {
@@ -155,7 +155,8 @@ impl Worker {
         }
     }
 
-    fn addresses(&mut self, number: u32, addresses: &[OwnedAddress]) {
+    fn compartment(&mut self, number: u32, compartment: &Compartment) {
+        let addresses = &compartment.addresses;
         self.core.forget_owner(number);
         if addresses.iter().any(|a| a.delegated) {
             self.core.delegated.push(number);
@@ -164,9 +165,9 @@ impl Worker {
             self.core.owners.insert(from_ip(address.addr), number);
         }
         if let Some(place) = self.core.slots.get_mut(number as usize) {
-            place
-                .get_or_insert_with(|| Box::new(Slot::new(std::sync::Arc::default())))
-                .set_addresses(addresses);
+            let slot = place.get_or_insert_with(|| Box::new(Slot::new(std::sync::Arc::default())));
+            slot.set_addresses(addresses);
+            slot.isolated = compartment.isolated;
         }
     }
 

@@ -15,7 +15,7 @@ use super::{
     queue::Queue,
 };
 use crate::{
-    config::{EndpointKind, OwnedAddress},
+    config::{Compartment, EndpointKind},
     counters::Counters,
     event::QueueAudit,
     reaper::Line,
@@ -45,8 +45,8 @@ pub(crate) enum Command {
     RemoveQueues { ifindex: u32 },
     /// A device's MAC address or MTU has changed.
     Changed { ifindex: u32, mac: [u8; 6], mtu: u32 },
-    /// All addresses of a slot, replacing those before.
-    Addresses { slot: u32, addresses: Arc<[OwnedAddress]> },
+    /// What a slot is, replacing what was said before.
+    Compartment { slot: u32, compartment: Arc<Compartment> },
     /// Forget a slot's addresses and tables; its endpoints are gone already.
     RemoveSlot { slot: u32 },
     /// A compartment's socket on a queue.

@@ -2,6 +2,9 @@
 //!
 //! No wire, so no checksum, no fragments and no MTU. What no endpoint wants goes to the kernel, which may have a socket
 //! bound to the address.
+//!
+//! Nothing passes between an isolated compartment and the others or the host. Of one that has never had an endpoint
+//! workers know nothing: packets to it go to the kernel, where the kernel path drops them.
 
 use std::net::IpAddr;
 
@@ -17,7 +20,7 @@ use crate::{
     net::{
         Address, Drop,
         build::{Ip, UDP_LEN, ip_len, write_ip, write_udp},
-        from_ip, is_v4,
+        from_ip, icmp, is_v4,
         parse::{Packet, parse_ip},
         protocol,
         segment::Segments,
@@ -25,6 +28,19 @@ use crate::{
 };
 
 impl Out<'_> {
+    /// Whether a policy forbids what the compartment `from` sends to the compartment `to`, or `None`: to the host.
+    #[inline]
+    pub(super) fn forbidden(&self, from: u32, to: Option<u32>) -> bool {
+        let isolated = |slot| self.core.slot(slot).is_some_and(|slot| slot.isolated);
+        to != Some(from) && (isolated(from) || to.is_some_and(isolated))
+    }
+
+    /// Refuses it.
+    pub(super) fn forbid(&mut self, sender: &Sender<'_>, record: &Record) -> Outcome {
+        self.complain(sender, record, &icmp::unreachable(libc::EPERM.unsigned_abs()));
+        self.refuse(sender, Counter::TxIsolated)
+    }
+
     /// A datagram to the compartment `slot`.
     pub(super) fn local(
         &mut self,

@@ -87,6 +87,10 @@ impl Out<'_> {
                     }
                 }
             }
+            Route::Local { slot, .. } if self.forbidden(sender.slot, Some(slot)) => {
+                self.forbid(sender, &about)
+            }
+            Route::Host { .. } if self.forbidden(sender.slot, None) => self.forbid(sender, &about),
             Route::Local { slot, .. } => self.local_packet(sender, packet, &view, slot),
             Route::Host { .. } => self.host_packet(sender, packet, &view),
             Route::Unreachable { errno } => {

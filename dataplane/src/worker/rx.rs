@@ -159,6 +159,10 @@ fn host_batch(core: &mut Core, queue: &mut Queue, descs: &[RxDesc]) {
             core.counters.inc(Counter::RxNoEndpoint);
             return;
         };
+        if core.slot(slot).is_some_and(|slot| slot.forbids(&packet.src)) {
+            core.count(slot, Counter::RxIsolated);
+            return;
+        }
         let origin = Origin { slot, ifindex: 0, flags: flags::LOCAL, trusted: true };
         if deliver(core, frame, &packet, origin, None) == Fate::Unclaimed {
             core.count(slot, Counter::RxNoEndpoint);

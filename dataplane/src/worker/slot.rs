@@ -1,4 +1,4 @@
-//! A compartment as a worker knows it: addresses, claims, raw endpoint.
+//! A compartment as a worker knows it: addresses, policy, claims, raw endpoint.
 
 use std::sync::Arc;
 
@@ -23,6 +23,8 @@ struct Owned {
 #[derive(Debug)]
 pub(crate) struct Slot {
     owned: Vec<Owned>,
+    /// Nothing passes between it and the host or other compartments.
+    pub(crate) isolated: bool,
     /// Which UDP port goes to which endpoint.
     pub(crate) claims: ClaimTable,
     /// Index of the raw endpoint.
@@ -35,7 +37,14 @@ pub(crate) struct Slot {
 impl Slot {
     /// Without addresses or endpoints.
     pub(crate) fn new(counters: Arc<Counters>) -> Self {
-        Self { owned: Vec::new(), claims: ClaimTable::default(), raw: None, endpoints: 0, counters }
+        Self {
+            owned: Vec::new(),
+            isolated: false,
+            claims: ClaimTable::default(),
+            raw: None,
+            endpoints: 0,
+            counters,
+        }
     }
 
     /// Replaces all addresses.
@@ -57,6 +66,12 @@ impl Slot {
     pub(crate) fn may_send_from(&self, address: &Address) -> bool {
         let address = u128::from_be_bytes(*address);
         self.owned.iter().any(|o| o.usable && address & o.mask == o.net)
+    }
+
+    /// Whether its policy forbids a packet from `src` that has not left this host.
+    #[inline]
+    pub(crate) fn forbids(&self, src: &Address) -> bool {
+        self.isolated && self.owns(src).is_none()
     }
 
     /// How specifically the compartment owns `address`: bits of the longest prefix.
@@ -96,6 +111,10 @@ mod tests {
         assert_eq!(slot.owns(&ip("10.0.0.2")), Some(128));
         assert!(slot.may_send_from(&ip("10.9.255.1")) && !slot.may_send_from(&ip("10.10.0.1")));
         assert_eq!(slot.owns(&ip("10.9.1.1")), Some(112));
+        assert!(!slot.forbids(&ip("10.0.0.3")), "not isolated");
+        slot.isolated = true;
+        assert!(slot.forbids(&ip("10.0.0.3")) && !slot.forbids(&ip("10.0.0.1")));
+        assert!(slot.forbids(&ip("10.10.0.1")) && !slot.forbids(&ip("10.9.1.1")));
         assert!(slot.may_send_from(&ip("2001:db8:1:2::3")) && !slot.may_send_from(&ip("2001:db8:2::")));
     }
 }

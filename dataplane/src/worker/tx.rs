@@ -333,6 +333,10 @@ impl Out<'_> {
                 let link = crate::net::build::Link { src_mac, dst_mac, vlan };
                 self.wire(sender, record, bytes, ifindex, &link, mtu, src)
             }
+            Route::Local { slot, .. } if self.forbidden(sender.slot, Some(slot)) => {
+                self.forbid(sender, record)
+            }
+            Route::Host { .. } if self.forbidden(sender.slot, None) => self.forbid(sender, record),
             Route::Local { slot, src } => self.local(sender, record, bytes, slot, src),
             Route::Host { src } => self.host(sender, record, bytes, src),
             Route::Unreachable { errno } => {

@@ -17,7 +17,7 @@ use afnet_abi::{
 };
 use afnet_bpf::{AddressEntry, AttachMode, CompartmentConfig, Demux, DemuxConfig, HostDemux, Limits};
 use afnet_dataplane::{
-    Attachment, Config, Counter, Dataplane, Device, EndpointKind, Event, FrameAudit, HostLink,
+    Attachment, Compartment, Config, Counter, Dataplane, Device, EndpointKind, Event, FrameAudit, HostLink,
     ModePreference, ModeReport, OwnedAddress, Route, RouteKey, net,
 };
 use afnet_ring::{Consumer, Mapping, Producer};
@@ -49,7 +49,7 @@ pub struct Rig {
     /// Answers instead of the usual ones.
     pub special: HashMap<IpAddr, Route>,
     pub host: Option<HostDemux>,
-    addresses: HashMap<u32, Vec<OwnedAddress>>,
+    compartments: HashMap<u32, Compartment>,
     pin: PathBuf,
 }
 
@@ -117,7 +117,7 @@ impl Rig {
             events: Vec::new(),
             special: HashMap::new(),
             host: None,
-            addresses: HashMap::new(),
+            compartments: HashMap::new(),
             pin,
         }
     }
@@ -155,8 +155,8 @@ impl Rig {
         neighbour(&self.bed.peer, PEER, address, self.mac);
         let prefix_len = if addr.is_ipv4() { 24 } else { 64 };
         let ifindex = self.ifindex;
-        let all = self.addresses.entry(slot).or_default();
-        all.push(OwnedAddress {
+        let compartment = self.compartments.entry(slot).or_default();
+        compartment.addresses.push(OwnedAddress {
             addr,
             prefix_len,
             ifindex,
@@ -165,8 +165,16 @@ impl Rig {
             usable: true,
             fast_only: true,
         });
-        let all = all.clone();
-        self.dp().set_addresses(slot, &all).expect("set addresses");
+        let compartment = compartment.clone();
+        self.dp().set_compartment(slot, compartment).expect("set the compartment");
+    }
+
+    /// Isolates a compartment that has an address, or ends that.
+    pub fn isolate(&mut self, slot: u32, isolated: bool) {
+        let compartment = self.compartments.get_mut(&slot).expect("a compartment");
+        compartment.isolated = isolated;
+        let compartment = compartment.clone();
+        self.dp().set_compartment(slot, compartment).expect("set the compartment");
     }
 
     /// Attaches a tenant to `slot`.
@@ -250,7 +258,7 @@ impl Rig {
     }
 
     fn answer(&self, key: &RouteKey) -> Option<Route> {
-        let owned = self.addresses.get(&key.slot)?;
+        let owned = &self.compartments.get(&key.slot)?.addresses;
         let src =
             key.src.or_else(|| Some(owned.iter().find(|a| a.addr.is_ipv4() == key.dst.is_ipv4())?.addr))?;
         if let Some(route) = self.special.get(&key.dst) {
