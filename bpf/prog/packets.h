@@ -69,6 +69,19 @@ static __always_inline bool within_host(const struct __sk_buff *skb)
 	return skb->ifindex == LO_IFINDEX || (host_link && skb->ifindex == host_link);
 }
 
+/* Whether the packet comes from the rest of this host. What comes by the host link from nobody's
+ * address is from outside: a worker has handed it on. */
+static __always_inline bool from_rest(const struct __sk_buff *skb, const struct afnet_ip *from,
+				      __u32 slot)
+{
+	__u32 owner;
+
+	if (!within_host(skb))
+		return false;
+	owner = owner_of(from);
+	return owner != slot && (owner || skb->ifindex == LO_IFINDEX);
+}
+
 SEC("cgroup_skb/ingress")
 int afnet_ingress(struct __sk_buff *skb)
 {
@@ -105,8 +118,7 @@ int afnet_ingress(struct __sk_buff *skb)
 		}
 		s->in = ends.to;
 	}
-	if (c->flags & AFNET_CONFINED_ISOLATED && within_host(skb) &&
-	    owner_of(&ends.from) != s->slot) {
+	if (c->flags & AFNET_CONFINED_ISOLATED && from_rest(skb, &ends.from, s->slot)) {
 		refused(s->slot, AFNET_DROP_ISOLATED);
 		return 0;
 	}

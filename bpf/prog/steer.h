@@ -229,6 +229,27 @@ static __always_inline void *quoted(struct __sk_buff *skb, void *l3, void *end)
 	return icmp + 8;
 }
 
+/* Whether the datagram is from the rest of this host to an isolated compartment. */
+static __always_inline bool kept_out(const struct __sk_buff *skb, const struct flow *flow)
+{
+	const struct afnet_confined *c;
+	__u32 slot;
+
+	if (skb->ifindex != LO_IFINDEX)
+		return false;
+	slot = owner_of(&flow->ours);
+	c = slot ? bpf_map_lookup_elem(&confined, &slot) : NULL;
+	if (!c || !(c->flags & AFNET_CONFINED_ISOLATED) || owner_of(&flow->theirs) == slot)
+		return false;
+	refused(slot, AFNET_DROP_ISOLATED);
+	return true;
+}
+
+/*
+ * Enters sockets (see above). And drops what the host and other compartments send to an isolated
+ * compartment: a claim's socket may be that of a tenant outside of the cgroup, which no other
+ * program watches.
+ */
 SEC("tc")
 int afnet_enter(struct __sk_buff *skb)
 {
@@ -241,7 +262,7 @@ int afnet_enter(struct __sk_buff *skb)
 	struct flow flow = {};
 	struct bpf_sock *sk;
 	bool connected;
-	void *inner;
+	void *inner = NULL;
 	__u32 slot;
 
 	if (skb->protocol != bpf_htons(ETH_P_IP) && skb->protocol != bpf_htons(ETH_P_IPV6))
@@ -251,6 +272,8 @@ int afnet_enter(struct __sk_buff *skb)
 		if (!inner || !read_udp(skb, inner, end, true, &flow))
 			return TC_ACT_UNSPEC;
 	}
+	if (!inner && kept_out(skb, &flow))
+		return TC_ACT_SHOT;
 	to = flow.ours;
 	from = flow.theirs;
 	slot = owner_of(&to);

@@ -11,6 +11,7 @@ mod fragments;
 mod harness;
 mod host;
 mod hostile;
+mod isolated;
 mod jumbo;
 mod kernel_path;
 mod lifecycle;
