@@ -18,6 +18,7 @@
 mod cast;
 mod place;
 mod probe;
+mod programs;
 mod report;
 mod run;
 mod script;
