@@ -15,6 +15,7 @@
 //! is a failure too. `CONFINE_CASE=TEXT` runs only cases whose name contains the text, `CONFINE_WAYS=oracle`
 //! (or any list of the names above, split at `;`) only these ways.
 
+mod beside;
 mod cast;
 mod place;
 mod probe;
