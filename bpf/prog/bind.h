@@ -196,7 +196,8 @@ static __always_inline int bind_socket(struct bpf_sock_addr *ctx, struct wish *w
 		/* Only for reception, by whoever wants; a TCP socket would connect from the host's
 		 * address. */
 		if (tcp)
-			return refuse(slot, AFNET_REFUSED_BIND, EADDRNOTAVAIL);
+			return refuse(slot, AFNET_REFUSED_BIND,
+				      is_ip4(&w->addr) ? EADDRNOTAVAIL : EINVAL);
 		if (s->flags & AFNET_SOCKET_REUSE)
 			bpf_setsockopt(ctx, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
 		if (s->flags & AFNET_SOCKET_REUSEPORT)
