@@ -391,8 +391,12 @@ int afnet_set_option(struct bpf_sockopt *ctx)
 	s = bpf_sk_storage_get(&sockets, ctx->sk, 0, 0);
 	if (!s || !s->slot)
 		return 1;
-	if (!s->port && !(s->flags & AFNET_SOCKET_BOUND))
+	if (!ctx->sk->src_port) {
+		/* The kernel has refused a bind() that the register had allowed. */
+		if (s->port)
+			unregister(s);
 		s->flags = *value ? s->flags | flag : s->flags & ~flag;
+	}
 	/* Done: the kernel need not. */
 	ctx->optlen = -1;
 	return 1;
