@@ -198,9 +198,9 @@ static __always_inline int bind_socket(struct bpf_sock_addr *ctx, struct wish *w
 		if (tcp)
 			return refuse(slot, AFNET_REFUSED_BIND,
 				      is_ip4(&w->addr) ? EADDRNOTAVAIL : EINVAL);
-		if (s->flags & AFNET_SOCKET_REUSE)
+		if (s->flags & AFNET_SOCKET_SET_REUSE)
 			bpf_setsockopt(ctx, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
-		if (s->flags & AFNET_SOCKET_REUSEPORT)
+		if (s->flags & AFNET_SOCKET_SET_REUSEPORT)
 			bpf_setsockopt(ctx, SOL_SOCKET, SO_REUSEPORT, &one, sizeof(one));
 		return c->flags & AFNET_CONFINED_PRIVILEGED ? BIND_ALLOW_PRIVILEGED : BIND_ALLOW;
 	}
@@ -220,7 +220,12 @@ static __always_inline int bind_socket(struct bpf_sock_addr *ctx, struct wish *w
 
 	/* A bind() that the kernel refused may have left the socket in the register. */
 	unregister(s);
-	s->flags = AFNET_SOCKET_BOUND | (s->flags & (AFNET_SOCKET_REUSE | AFNET_SOCKET_REUSEPORT));
+	s->flags &= AFNET_SOCKET_SET_REUSE | AFNET_SOCKET_SET_REUSEPORT;
+	if (s->flags & AFNET_SOCKET_SET_REUSE)
+		s->flags |= AFNET_SOCKET_REUSE;
+	if (s->flags & AFNET_SOCKET_SET_REUSEPORT)
+		s->flags |= AFNET_SOCKET_REUSEPORT;
+	s->flags |= AFNET_SOCKET_BOUND;
 	s->protocol = ctx->protocol;
 	s->cookie = bpf_get_socket_cookie(ctx);
 	s->addr = w->addr;
@@ -323,6 +328,9 @@ static __always_inline int bound(struct bpf_sock *sk)
 	if (!s || !s->slot || !(s->flags & AFNET_SOCKET_PENDING))
 		return 1;
 	s->flags &= ~AFNET_SOCKET_PENDING;
+	/* Its compartment was removed meanwhile. */
+	if (!home(s))
+		return refuse(s->slot, AFNET_REFUSED_BIND, EADDRNOTAVAIL);
 	if (!s->port) {
 		s->port = port;
 		error = enroll(s, kinds_of(s, !ipv6_only(sk)), uid_of(sk));
@@ -364,8 +372,8 @@ static __always_inline __u32 sharing_option(const struct bpf_sockopt *ctx)
 	if (ctx->level != SOL_SOCKET || !sk ||
 	    (sk->protocol != IPPROTO_TCP && sk->protocol != IPPROTO_UDP))
 		return 0;
-	return ctx->optname == SO_REUSEADDR   ? AFNET_SOCKET_REUSE
-	       : ctx->optname == SO_REUSEPORT ? AFNET_SOCKET_REUSEPORT
+	return ctx->optname == SO_REUSEADDR   ? AFNET_SOCKET_SET_REUSE
+	       : ctx->optname == SO_REUSEPORT ? AFNET_SOCKET_SET_REUSEPORT
 					      : 0;
 }
 
@@ -386,17 +394,13 @@ int afnet_set_option(struct bpf_sockopt *ctx)
 	if (ctx->level == IPPROTO_IPV6 && ctx->optname == IPV6_ADDRFORM)
 		return !ctx->sk || !(s = bpf_sk_storage_get(&sockets, ctx->sk, 0, 0)) || !s->slot;
 	flag = sharing_option(ctx);
-	if (!flag || (void *)(value + 1) > ctx->optval_end)
+	s = flag ? bpf_sk_storage_get(&sockets, ctx->sk, 0, 0) : NULL;
+	if (!s || !s->slot || (void *)(value + 1) > ctx->optval_end) {
+		/* To the kernel, as the program gave it, however long it is. */
+		ctx->optlen = 0;
 		return 1;
-	s = bpf_sk_storage_get(&sockets, ctx->sk, 0, 0);
-	if (!s || !s->slot)
-		return 1;
-	if (!ctx->sk->src_port) {
-		/* The kernel has refused a bind() that the register had allowed. */
-		if (s->port)
-			unregister(s);
-		s->flags = *value ? s->flags | flag : s->flags & ~flag;
 	}
+	s->flags = *value ? s->flags | flag : s->flags & ~flag;
 	/* Done: the kernel need not. */
 	ctx->optlen = -1;
 	return 1;
@@ -410,11 +414,12 @@ int afnet_get_option(struct bpf_sockopt *ctx)
 	struct afnet_socket *s;
 	__u32 flag = sharing_option(ctx);
 
-	if (!flag || (void *)(value + 1) > ctx->optval_end)
+	s = flag && !ctx->retval ? bpf_sk_storage_get(&sockets, ctx->sk, 0, 0) : NULL;
+	if (!s || !s->slot || (void *)(value + 1) > ctx->optval_end) {
+		ctx->optlen = 0;
 		return 1;
-	s = bpf_sk_storage_get(&sockets, ctx->sk, 0, 0);
-	if (s && s->slot)
-		*value = !!(s->flags & flag);
+	}
+	*value = !!(s->flags & flag);
 	return 1;
 }
 

@@ -29,6 +29,7 @@
 #define AF_INET6 10
 
 #define EPERM		1
+#define E2BIG		7
 #define EACCES		13
 #define EINVAL		22
 #define ENOBUFS		105

@@ -26,6 +26,34 @@ static __always_inline struct afnet_socket *confined_socket(struct bpf_sock_addr
 	return adopt(ctx->sk, &new);
 }
 
+/* Where the kernel has a socket. (The barriers keep the compiler from computing addresses of the
+ * fields, which the verifier does not take.) */
+static __always_inline struct afnet_ip place_of(struct bpf_sock *sk)
+{
+	__be32 four = sk->src_ip4;
+	struct afnet_ip at;
+
+	barrier_var(four);
+	at = ip4(four);
+	if (sk->family == AF_INET6) {
+		for (int i = 0; i < 4; i++) {
+			__be32 word = sk->src_ip6[i];
+
+			barrier_var(word);
+			at.word[i] = word;
+		}
+	}
+	return at;
+}
+
+/* Whether that is no single address of this machine. */
+static __always_inline bool nowhere(struct bpf_sock *sk)
+{
+	struct afnet_ip at = place_of(sk);
+
+	return is_any(&at) || is_group(&at);
+}
+
 /* Translates a destination: 1, or 0 if nobody is there for this compartment. */
 static __always_inline int destination(struct afnet_socket *s, struct afnet_ip *to)
 {
@@ -63,10 +91,16 @@ static __always_inline int connect_socket(struct bpf_sock_addr *ctx, struct afne
 	/* From now on it hears its peer alone. */
 	if (ctx->protocol == IPPROTO_UDP && s->port)
 		engage(s, true);
-	/* Bound, by bind() or by an earlier sendto(); or to an address whose port comes now
-	 * (IP_BIND_ADDRESS_NO_PORT). */
-	if (sk->src_port || (s->flags & AFNET_SOCKET_PENDING && !is_any(&s->addr)))
+	/* Bound to one address, whose port comes now (IP_BIND_ADDRESS_NO_PORT). */
+	if (!sk->src_port && s->flags & AFNET_SOCKET_PENDING && !is_any(&s->addr))
 		return 1;
+	/* Bound, by bind() or by an earlier sendto(), which cannot be undone: then it may be at no
+	 * address yet, and the kernel would choose one of the host. */
+	if (sk->src_port) {
+		if (!nowhere(sk) || (ctx->protocol != IPPROTO_TCP && ctx->protocol != IPPROTO_UDP))
+			return 1;
+		return refuse(s->slot, AFNET_REFUSED_SOURCE, EADDRNOTAVAIL);
+	}
 	if (!source(s, to, sk->bound_dev_if, &from)) {
 		bpf_set_retval(-ENETUNREACH);
 		return 0;

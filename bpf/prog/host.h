@@ -31,6 +31,14 @@ static __always_inline bool is_compartments(struct bpf_sock_addr *ctx)
 	return (s && s->slot) || bpf_get_netns_cookie(ctx) != netns_cookie;
 }
 
+/* Whether a loopback alias is in use: else it is an address of the host like any other. */
+static __always_inline bool has_loopback(__u32 slot)
+{
+	const struct afnet_confined *c = bpf_map_lookup_elem(&confined, &slot);
+
+	return c && c->cgroup;
+}
+
 /*
  * What a socket of the host sends to: 0: nothing special; 1: a compartment, from `from`; or the
  * negative errno, for the private loopback of one.
@@ -41,7 +49,7 @@ static __always_inline int host_to(struct bpf_sock_addr *ctx, const struct afnet
 	if (!owner_of(to) || is_compartments(ctx))
 		return 0;
 	if (is_alias(to))
-		return -ECONNREFUSED;
+		return has_loopback(owner_of(to)) ? -ECONNREFUSED : 0;
 	for (int i = 0; i < 4; i++)
 		from->word[i] = is_ip4(to) ? host4.word[i] : host6.word[i];
 	return !is_none(from);
@@ -141,6 +149,8 @@ static __always_inline int bind_host(struct bpf_sock_addr *ctx, const struct afn
 		return BIND_ALLOW;
 	/* The private loopback of a compartment. */
 	if (is_alias(addr)) {
+		if (!has_loopback(owner_of(addr)))
+			return BIND_ALLOW;
 		bpf_set_retval(-EADDRNOTAVAIL);
 		return 0;
 	}

@@ -151,7 +151,13 @@ int afnet_egress(struct __sk_buff *skb)
 			refused(s->slot, AFNET_DROP_EGRESS);
 			return 0;
 		}
-		s->out = ends.from;
+		/* The loopback does not leave the machine. */
+		if (is_alias(&ends.from) && skb->ifindex != LO_IFINDEX) {
+			refused(s->slot, AFNET_DROP_EGRESS);
+			return 0;
+		}
+		if (!is_alias(&ends.from))
+			s->out = ends.from;
 	}
 	if (c->flags & AFNET_CONFINED_ISOLATED && within_host(skb) &&
 	    owner_of(&ends.to) != s->slot && !is_group(&ends.to)) {

@@ -12,7 +12,9 @@
  *
  * The kernel asks only when no established or connected socket matches. TCP listeners enter
  * `listening` by themselves (bind.h). A UDP socket cannot; the program at the ingress of the
- * device, of `lo` and of the host link enters it when the first datagram comes that needs it.
+ * device, of `lo` and of the host link gives it whole datagrams, and enters it when a fragment or
+ * an error comes that needs it. Not before: of a socket in a sockhash the kernel does not tell how
+ * long the next datagram is (FIONREAD, recv() of no bytes).
  */
 #ifndef AFNET_STEER_H
 #define AFNET_STEER_H
@@ -154,6 +156,7 @@ struct flow {
 	struct afnet_ip theirs;
 	__be16 port;
 	__be16 their_port;
+	bool whole; /* no fragment, no quotation */
 };
 
 struct fragment_header {
@@ -176,6 +179,7 @@ static __always_inline bool read_udp(struct __sk_buff *skb, void *l3, void *end,
 		if ((void *)(ip + 1) > end || ip->protocol != IPPROTO_UDP ||
 		    ip->frag_off & bpf_htons(0x1fff))
 			return false;
+		flow->whole = !(ip->frag_off & bpf_htons(0x3fff)) && !quoted;
 		flow->ours = ip4(quoted ? ip->saddr : ip->daddr);
 		flow->theirs = ip4(quoted ? ip->daddr : ip->saddr);
 		udp = l3 + ip->ihl * 4;
@@ -188,6 +192,7 @@ static __always_inline bool read_udp(struct __sk_buff *skb, void *l3, void *end,
 		__builtin_memcpy(&flow->ours, quoted ? &ip->saddr : &ip->daddr, 16);
 		__builtin_memcpy(&flow->theirs, quoted ? &ip->daddr : &ip->saddr, 16);
 		udp = (void *)(ip + 1);
+		flow->whole = ip->nexthdr != IPPROTO_FRAGMENT && !quoted;
 		if (ip->nexthdr == IPPROTO_FRAGMENT) {
 			if ((void *)(fragment + 1) > end || fragment->next != IPPROTO_UDP ||
 			    fragment->offset & bpf_htons(0xfff8))
@@ -250,6 +255,15 @@ static __always_inline bool kept_out(const struct __sk_buff *skb, const struct f
  * compartment: a claim's socket may be that of a tenant outside of the cgroup, which no other
  * program watches.
  */
+/* Whether a socket is at one address and the packet's at that, or connected: the kernel prefers it.
+ */
+static __always_inline bool is_closer(struct bpf_sock *sk, const struct afnet_ip *to)
+{
+	struct afnet_ip at = place_of(sk);
+
+	return sk->state == STATE_ESTABLISHED || same_ip(&at, to);
+}
+
 SEC("tc")
 int afnet_enter(struct __sk_buff *skb)
 {
@@ -297,13 +311,25 @@ int afnet_enter(struct __sk_buff *skb)
 		if (!connected)
 			return TC_ACT_UNSPEC;
 	}
+	if (p->single.count || p->own.engaged) {
+		sk = find_udp(skb, &to, &from, flow.port, flow.their_port);
+		if (sk) {
+			bool closer = is_closer(sk, &to);
+
+			bpf_sk_release(sk);
+			if (closer)
+				return TC_ACT_UNSPEC;
+		}
+	}
 	to = p->anchor;
 	sk = find_udp(skb, &to, &from, bpf_htons(p->port), flow.their_port);
 	if (!sk)
 		return TC_ACT_UNSPEC;
 	s = bpf_sk_storage_get(&sockets, sk, 0, 0);
 	if (s && s->cgroup == c->cgroup && s->flags & (AFNET_SOCKET_ANY4 | AFNET_SOCKET_ANY6) &&
-	    sk->state != STATE_ESTABLISHED)
+	    sk->state != STATE_ESTABLISHED &&
+	    /* Before 6.6 not with SO_REUSEPORT. */
+	    (!flow.whole || bpf_sk_assign(skb, sk, 0)))
 		bpf_map_update_elem(&listening, &key, sk, BPF_ANY);
 	bpf_sk_release(sk);
 	return TC_ACT_UNSPEC;

@@ -13,6 +13,7 @@ mod host;
 mod hostile;
 mod isolated;
 mod jumbo;
+mod kernel_hostile;
 mod kernel_path;
 mod lifecycle;
 mod limit;
