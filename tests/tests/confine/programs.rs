@@ -11,6 +11,7 @@ use crate::{
     world::World,
 };
 use afnet_tests::{afnetd::Afnetd, bed::Bed, process::Process, wait};
+use rustix::process::Signal;
 
 /// Servers; `{dir}` holds the files of [`prepare`], `{name}` is the machine's.
 const SERVERS: &[&str] = &[
@@ -57,6 +58,23 @@ const QUESTIONS: &[(&str, &str)] = &[
 /// As [`QUESTIONS`], but only of compartments, not by loopback and not over IPv6: the server is a dual-stack wildcard
 /// socket that connects to its client, see the accepted differences in `loopback`, `names` and `between`.
 const QUESTIONS_FROM_OUTSIDE: &[(&str, &str)] = &[("iperf3 -c {4} -u -b 0 -n 2M -l 1200", "sender")];
+
+/// Running servers. They end by SIGTERM, so that they end their workers too.
+#[derive(Default)]
+struct Servers(Vec<Process>);
+
+impl Drop for Servers {
+    fn drop(&mut self) {
+        for server in &mut self.0 {
+            if server.try_wait().is_none() {
+                server.signal(Signal::TERM);
+            }
+        }
+        let ended = || self.0.iter_mut().all(|server| server.try_wait().is_some()).then_some(());
+        // Those that do not are killed.
+        let _ = wait::within(wait::PATIENCE, ended);
+    }
+}
 
 /// What stands for the words in braces.
 #[derive(Clone)]
@@ -185,11 +203,11 @@ fn play(world: &mut World<'_>) {
         ("host", HOST),
     ];
     let machines = places.map(|(name, place)| (place, Subject::new(name, place, files.path())));
-    let mut servers: Vec<Process> = Vec::new();
+    let mut servers = Servers::default();
     for (place, subject) in &machines {
         prepare(subject);
         for line in SERVERS {
-            servers.push(Process::spawn(&mut command(world, *place, &subject.fill(line))));
+            servers.0.push(Process::spawn(&mut command(world, *place, &subject.fill(line))));
         }
     }
     // Of its IPv6 addresses the peer takes the newest.
@@ -213,7 +231,7 @@ fn play(world: &mut World<'_>) {
         }
     }
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
-    for mut server in servers {
+    for server in &mut servers.0 {
         assert!(server.try_wait().is_none(), "a server has ended:\n{}", server.output());
     }
 }
