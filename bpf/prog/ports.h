@@ -89,22 +89,20 @@ static __always_inline void put_port(struct afnet_port *p, const struct afnet_po
  */
 static __always_inline struct afnet_port *get_port(const struct afnet_port_key *key)
 {
-	for (int i = 0; i < PORT_TRIES; i++) {
-		struct afnet_port *p = bpf_map_lookup_elem(&ports, key);
+	struct afnet_port none = {}, *p;
+	int tries = PORT_TRIES;
 
+	do {
+		p = bpf_map_lookup_elem(&ports, key);
 		if (!p) {
-			struct afnet_port none = {};
-
 			if (bpf_map_update_elem(&ports, key, &none, BPF_NOEXIST) == -E2BIG)
 				return NULL;
-			continue;
+		} else if (!(__sync_fetch_and_add(&p->references, 1) & AFNET_PORT_DEAD)) {
+			if (bpf_map_lookup_elem(&ports, key) == p)
+				return p;
+			__sync_fetch_and_add(&p->references, -1);
 		}
-		if (__sync_fetch_and_add(&p->references, 1) & AFNET_PORT_DEAD)
-			continue;
-		if (bpf_map_lookup_elem(&ports, key) == p)
-			return p;
-		__sync_fetch_and_add(&p->references, -1);
-	}
+	} while (--tries);
 	return NULL;
 }
 
