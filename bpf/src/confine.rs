@@ -324,8 +324,13 @@ impl Confinement {
         if any.is_some_and(tc::has_tcx) || !tc::add_clsact(ifindex)? {
             return Ok(());
         }
-        fs::create_dir(self.qdisc_mark(ifindex))
-            .map_err(|source| Error::Io { what: "remember a clsact qdisc", source })
+        match fs::create_dir(self.qdisc_mark(ifindex)) {
+            // The device that a daemon before had marked is gone, and this one has its index.
+            Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
+                Err(Error::Io { what: "remember a clsact qdisc", source })
+            }
+            _ => Ok(()),
+        }
     }
 
     fn qdisc_mark(&self, ifindex: u32) -> PathBuf {
@@ -488,6 +493,10 @@ fn remove_pins(pins: &Path) -> io::Result<()> {
         let ours = ["map-", "cgroup-", "host-", "lookup", "tc-"];
         if ours.iter().any(|start| name.to_string_lossy().starts_with(start)) {
             fs::remove_file(entry.path())?;
+        }
+        // Of a device that went while no daemon was there, with its qdisc.
+        if name.to_string_lossy().starts_with("qdisc-") {
+            fs::remove_dir(entry.path())?;
         }
     }
     Ok(())
