@@ -88,18 +88,21 @@ static __always_inline bool may_bind(const struct sock *sk, __u16 port)
 
 /*
  * Where a socket is that asked for all addresses. One of both families is at an address of one
- * only. To the kernel a socket at an IPv6 address is IPv6-only: it gets and sends no IPv4, while
- * one at a mapped address does all but connect to IPv6. So they are at IPv4. A UDP socket leaves a
- * primary address to one that asked for just that, with SO_REUSEADDR.
+ * only, and can connect to that one's alone. To the kernel a socket at an IPv6 address is
+ * IPv6-only: it gets and sends no IPv4, while one at a mapped address does all but connect to IPv6.
+ * So they are at IPv4, but for TCP without a port of its own, which most often connects. A UDP
+ * socket leaves a primary address to one that asked for just that, with SO_REUSEADDR.
  */
 static __always_inline struct afnet_ip anchor_of(const struct afnet_confined *c,
 						 const struct afnet_socket *s, __u32 kinds)
 {
+	bool both = kinds == (AFNET_SOCKET_ANY4 | AFNET_SOCKET_ANY6);
 	struct afnet_port_key key = {.home = s->cgroup, .port = s->port, .protocol = s->protocol};
 	const struct afnet_port *p;
 
 	key.addr = c->primary4;
-	if (!(kinds & AFNET_SOCKET_ANY4) || is_none(&key.addr))
+	if (!(kinds & AFNET_SOCKET_ANY4) || is_none(&key.addr) ||
+	    (both && !s->port && s->protocol == IPPROTO_TCP && !is_none(&c->primary6)))
 		key.addr = kinds & AFNET_SOCKET_ANY6 ? c->primary6 : c->primary4;
 	if (!is_none(&key.addr)) {
 		p = s->protocol == IPPROTO_UDP && s->port ? bpf_map_lookup_elem(&ports, &key)
