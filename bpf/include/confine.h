@@ -101,7 +101,6 @@ struct afnet_port {
 #define AFNET_SOCKET_REUSEPORT	   16	/* had SO_REUSEPORT */
 #define AFNET_SOCKET_PENDING	   32	/* to be registered when the kernel has chosen a port */
 #define AFNET_SOCKET_ENGAGED	   64	/* counted in afnet_sharers.engaged */
-#define AFNET_SOCKET_AUTO	   128	/* its source was chosen at connect() */
 #define AFNET_SOCKET_BOUND	   256	/* bind() was called: names are as it was told */
 #define AFNET_SOCKET_SET_REUSE	   512	/* the program has set SO_REUSEADDR */
 #define AFNET_SOCKET_SET_REUSEPORT 1024 /* ... SO_REUSEPORT */
