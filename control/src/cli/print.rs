@@ -3,7 +3,8 @@
 use std::io::{self, Write};
 
 use afnet_abi::control::{
-    Address, AddressState, Answer, Compartment, Counters, Endpoint, EndpointKind, Event, Policy, Status,
+    Address, AddressState, Answer, Compartment, Counters, Endpoint, EndpointKind, EndpointState, Event,
+    Policy, Status,
 };
 use afnet_abi::vlan::Vlan;
 
@@ -113,7 +114,15 @@ fn endpoints(all: &[Endpoint], out: &mut impl Write) -> io::Result<()> {
             EndpointKind::Udp => "udp",
             EndpointKind::Raw => "raw",
         };
+        let state = match e.state {
+            EndpointState::Fast => "fast",
+            EndpointState::Plain => "plain",
+        };
         write!(out, "{}: {kind} afnetns {} pid {}", e.endpoint, e.name, e.pid)?;
+        if !e.command.is_empty() {
+            write!(out, " command {}", e.command)?;
+        }
+        write!(out, " state {state} rx {} tx {}", e.rx, e.tx)?;
         for claim in &e.claims {
             write!(out, " port {}", claim.port)?;
             if claim.count > 1 {
@@ -122,6 +131,17 @@ fn endpoints(all: &[Endpoint], out: &mut impl Write) -> io::Result<()> {
             if let Some(address) = claim.address {
                 write!(out, "@{address}")?;
             }
+            match claim.family {
+                Some(4) => write!(out, " inet")?,
+                Some(_) => write!(out, " inet6")?,
+                None => {}
+            }
+            if claim.shared {
+                write!(out, " shared")?;
+            }
+        }
+        if !e.note.is_empty() {
+            write!(out, " note {}", e.note)?;
         }
         writeln!(out)?;
     }

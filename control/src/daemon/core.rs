@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
-use afnet_abi::control::{Answer, Event, Request};
+use afnet_abi::control::{Answer, ClaimSpec, Event, Request};
 use afnet_dataplane::Dataplane;
 use rustix::io::Errno;
 
@@ -138,13 +138,15 @@ impl Service for Core {
             Request::Attach { kind, name, rx_len, tx_len } => {
                 self.attach(conn, kind, name.as_deref(), rx_len, tx_len)
             }
-            Request::Claim { port, count, address } => {
+            Request::Claim { port, count, address, family, shared } => {
                 let sockets = conn.take_fds();
-                self.claim(conn.id, port, count, address, sockets).map(Into::into)
+                let wanted = ClaimSpec { port, count, address, family, shared };
+                self.claim(conn.id, &wanted, sockets).map(Into::into)
             }
-            Request::Unclaim { port, address } => {
-                self.unclaim(conn.id, port, address).map(|()| Answer::Done.into())
+            Request::Unclaim { port, address, family: _, reason } => {
+                self.unclaim(conn.id, port, address, reason.as_deref()).map(|()| Answer::Done.into())
             }
+            Request::Note { text } => self.note(conn.id, &text).map(|()| Answer::Done.into()),
             // The server answers it.
             Request::Hello { .. } => Err(Refused::new(Errno::PROTO, "hello again")),
         }

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
-use afnet_abi::control::{Answer, EndpointKind, Event};
+use afnet_abi::control::{Answer, ClaimSpec, EndpointKind, Event, MAX_NOTE};
 use afnet_abi::shm;
 use afnet_dataplane as dp;
 use rustix::io::Errno;
@@ -33,6 +33,10 @@ pub struct Endpoint {
     pub kind: EndpointKind,
     /// The process that attached.
     pub pid: u32,
+    /// Its name then.
+    pub command: String,
+    /// What it says about the endpoint.
+    pub note: String,
     /// The sockets behind each claim, kept while it stands.
     proofs: HashMap<(u16, Option<IpAddr>), Vec<Proof>>,
 }
@@ -76,7 +80,15 @@ impl Core {
         };
         let made = self.dataplane.attach(slot, wanted, rx_len, tx_len);
         let made = made.map_err(|e| dataplane_error(format!("attaching to {name}"), &e))?;
-        let endpoint = Endpoint { id: made.id, slot, kind, pid: conn.peer.pid, proofs: HashMap::new() };
+        let endpoint = Endpoint {
+            id: made.id,
+            slot,
+            kind,
+            pid: conn.peer.pid,
+            command: command(conn),
+            note: String::new(),
+            proofs: HashMap::new(),
+        };
         self.endpoints.insert(conn.id, endpoint);
         if kind == EndpointKind::Raw
             && let Err(e) = self.set_policy(slot)
@@ -143,11 +155,13 @@ impl Core {
     pub(super) fn claim(
         &mut self,
         conn: u64,
-        port: u16,
-        count: u16,
-        address: Option<IpAddr>,
+        wanted: &ClaimSpec,
         sockets: Vec<OwnedFd>,
     ) -> Result<Answer, Refused> {
+        let ClaimSpec { port, count, address, family, shared: _ } = *wanted;
+        if family.is_some() {
+            return Err(Refused::new(Errno::OPNOTSUPP, "claims for one family are not there yet"));
+        }
         let cookie = if sockets.is_empty() {
             None
         } else {
@@ -198,7 +212,14 @@ impl Core {
     }
 
     /// Gives a claim of a connection's endpoint back.
-    pub(super) fn unclaim(&mut self, conn: u64, port: u16, address: Option<IpAddr>) -> Result<(), Refused> {
+    pub(super) fn unclaim(
+        &mut self,
+        conn: u64,
+        port: u16,
+        address: Option<IpAddr>,
+        reason: Option<&str>,
+    ) -> Result<(), Refused> {
+        let reason = reason.map(checked_note).transpose()?;
         let endpoint = self.endpoint(conn)?;
         let (id, slot) = (endpoint.id, endpoint.slot);
         let claims = self.registry.get(slot).map(|c| c.claims.of(id)).unwrap_or_default();
@@ -208,6 +229,19 @@ impl Core {
         self.release(slot, claim)?;
         if let Some(endpoint) = self.endpoints.get_mut(&conn) {
             endpoint.proofs.remove(&(port, address));
+            if let Some(reason) = reason {
+                endpoint.note = reason.to_owned();
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps what a process says about its endpoint.
+    pub(super) fn note(&mut self, conn: u64, text: &str) -> Result<(), Refused> {
+        let text = checked_note(text)?;
+        self.endpoint(conn)?;
+        if let Some(endpoint) = self.endpoints.get_mut(&conn) {
+            endpoint.note = text.to_owned();
         }
         Ok(())
     }
@@ -318,6 +352,21 @@ impl Core {
     }
 }
 
+/// Name of the process at the other end; empty if it cannot be seen. A process may call itself what it likes.
+fn command(conn: &Conn) -> String {
+    let name = conn.process().and_then(|process| process.read("comm")).unwrap_or_default();
+    name.trim_end_matches('\n').chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
+/// A note that may be shown on a terminal.
+fn checked_note(text: &str) -> Result<&str, Refused> {
+    if text.len() > MAX_NOTE || text.chars().any(char::is_control) {
+        let text = format!("a note is one line of at most {MAX_NOTE} bytes without control characters");
+        return Err(Refused::new(Errno::INVAL, text));
+    }
+    Ok(text)
+}
+
 fn refuse_port(error: &PortError) -> Refused {
     let errno = match error {
         PortError::Range => Errno::INVAL,
@@ -332,4 +381,19 @@ fn ring_len(asked: Option<u64>, default: usize) -> Result<usize, Refused> {
         let (low, high) = (shm::MIN_RING_LEN, shm::MAX_RING_LEN);
         Refused::new(Errno::INVAL, format!("a ring has {low} to {high} bytes, a power of two, not {asked}"))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_note_is_one_short_line() {
+        for good in ["", "SCM_RIGHTS: passed on", "häßlich", &"x".repeat(MAX_NOTE)] {
+            assert_eq!(checked_note(good).unwrap(), good);
+        }
+        for bad in ["two\nlines", "\u{1b}[31m", "\0", "\u{9b}2J", &"ß".repeat(MAX_NOTE / 2 + 1)] {
+            assert_eq!(checked_note(bad).unwrap_err().errno, Errno::INVAL, "{bad:?}");
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! Answers to those who only look.
 
 use afnet_abi::control::{
-    Answer, ClaimSpec, Compartment, Counter, Counters, DeviceStatus, Endpoint, Stats, Status,
+    Answer, ClaimSpec, Compartment, Counter, Counters, DeviceStatus, Endpoint, EndpointState, Stats, Status,
 };
 use afnet_abi::vlan::Vlan;
 
@@ -60,20 +60,35 @@ impl Core {
     /// Attached endpoints.
     pub(super) fn endpoint_list(&self, name: Option<&str>) -> Result<Answer, Refused> {
         let only = name.map(|name| self.registry.slot(name)).transpose()?;
+        let counted = self.dataplane.stats().endpoints;
         let mut all: Vec<Endpoint> = self
             .endpoints
             .values()
             .filter(|e| only.is_none_or(|slot| slot == e.slot))
             .map(|e| {
                 let claims = self.registry.get(e.slot).map(|c| c.claims.of(e.id)).unwrap_or_default();
-                let spec =
-                    |c: &registry::Claim| ClaimSpec { port: c.first, count: c.count, address: c.address };
+                let spec = |c: &registry::Claim| ClaimSpec {
+                    port: c.first,
+                    count: c.count,
+                    address: c.address,
+                    family: None,
+                    shared: false,
+                };
+                let values =
+                    counted.binary_search_by_key(&e.id, |(id, ..)| *id).ok().map(|at| &counted[at].2);
+                let value = |counter| values.map_or(0, |v: &Vec<u64>| v[counter as usize]);
+                let fast = e.is_raw() || !claims.is_empty();
                 Endpoint {
                     endpoint: e.id,
                     name: self.name(e.slot),
                     kind: e.kind,
                     pid: e.pid,
+                    command: e.command.clone(),
+                    state: if fast { EndpointState::Fast } else { EndpointState::Plain },
+                    rx: value(afnet_dataplane::Counter::RxDelivered),
+                    tx: value(afnet_dataplane::Counter::TxDatagrams),
                     claims: claims.iter().map(spec).collect(),
+                    note: e.note.clone(),
                 }
             })
             .collect();

@@ -10,7 +10,7 @@ use afnet_tests::bed::Bed;
 use afnet_tests::wait;
 
 use crate::bed;
-use crate::tenant::Tenant;
+use crate::tenant::{Tenant, unclaim};
 
 const UDP: EndpointKind = EndpointKind::Udp;
 
@@ -48,7 +48,7 @@ fn a_claim_needs_a_bound_socket_for_each_address_of_the_kernel() {
     // The daemon holds them: nobody else gets the port while the claim stands.
     drop((v4, v6));
     bed.host.enter(|| assert!(UdpSocket::bind("192.0.2.10:53").is_err()));
-    tenant.ask(&Request::Unclaim { port: 53, address: None }).unwrap();
+    tenant.ask(&unclaim(53)).unwrap();
     bed.host.enter(|| UdpSocket::bind("192.0.2.10:53").unwrap());
     daemon.stop();
 }
@@ -73,9 +73,15 @@ fn one_registry_for_a_compartment() {
     }
     let chosen = second.claim(0, 1, &[]).unwrap();
     assert!(chosen >= 1024);
-    let foreign = Request::Claim { port: 9, count: 1, address: Some("192.0.2.11".parse().unwrap()) };
+    let foreign = Request::Claim {
+        port: 9,
+        count: 1,
+        address: Some("192.0.2.11".parse().unwrap()),
+        family: None,
+        shared: false,
+    };
     assert_eq!(second.ask(&foreign).unwrap_err().code, "EADDRNOTAVAIL");
-    assert_eq!(second.ask(&Request::Unclaim { port: 1000, address: None }).unwrap_err().code, "ENOENT");
+    assert_eq!(second.ask(&unclaim(1000)).unwrap_err().code, "ENOENT");
     assert_eq!(Tenant::connect(&daemon).claim(1, 1, &[]).unwrap_err(), "ENOTCONN");
     let again = Request::Attach { kind: UDP, name: Some("a".to_owned()), rx_len: None, tx_len: None };
     assert_eq!(first.ask(&again).unwrap_err().code, "EEXIST");
@@ -112,6 +118,39 @@ fn what_a_tenant_had_is_free_as_soon_as_it_is_gone() {
     wait::until_true("the endpoint to end", || daemon.json("endpoints").as_array().unwrap().is_empty());
     let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| tenant.claim(7, 1, &[])));
     assert!(!matches!(ended, Ok(Ok(_))), "no claim without a compartment");
+    daemon.stop();
+}
+
+#[test]
+fn an_endpoint_says_whether_it_is_fast_and_why_not() {
+    let bed = bed("note");
+    let mut daemon = Afnetd::start(&bed);
+    daemon.add_compartment("a", &[]);
+    daemon.add_address("a", "192.0.2.10/24", |spec| spec.fast_only = true);
+    let mut tenant = Tenant::attach(&daemon, "a", UDP);
+    let shown = |daemon: &Afnetd<'_>| daemon.json("endpoints a")[0].clone();
+    let first = shown(&daemon);
+    assert_eq!((&first["state"], &first["note"], &first["rx"]), (&"plain".into(), &"".into(), &0.into()));
+    let comm = std::fs::read_to_string("/proc/self/comm").unwrap();
+    assert_eq!(first["command"], comm.trim_end());
+    tenant.claim(7, 1, &[]).unwrap();
+    let note = |text: &str| Request::Note { text: text.to_owned() };
+    tenant.ask(&note("UDP server")).unwrap();
+    let fast = shown(&daemon);
+    assert_eq!((&fast["state"], &fast["note"]), (&"fast".into(), &"UDP server".into()));
+    assert!(daemon.ok("endpoints").contains("state fast rx 0 tx 0 port 7 note UDP server"));
+    // Nothing that would disturb a terminal, or fill the daemon's memory.
+    for bad in ["two\nlines", "\u{1b}[2J", &"x".repeat(201)] {
+        assert_eq!(tenant.ask(&note(bad)).unwrap_err().code, "EINVAL", "{bad:?}");
+        let unclaim = Request::Unclaim { port: 7, address: None, family: None, reason: Some(bad.to_owned()) };
+        assert_eq!(tenant.ask(&unclaim).unwrap_err().code, "EINVAL", "{bad:?}");
+    }
+    assert_eq!(shown(&daemon), fast, "what is refused changes nothing");
+    let reason = Some("SCM_RIGHTS: passed on".to_owned());
+    tenant.ask(&Request::Unclaim { port: 7, address: None, family: None, reason }).unwrap();
+    let plain = shown(&daemon);
+    assert_eq!((&plain["state"], &plain["note"]), (&"plain".into(), &"SCM_RIGHTS: passed on".into()));
+    assert_eq!(Tenant::connect(&daemon).ask(&note("x")).unwrap_err().code, "ENOTCONN");
     daemon.stop();
 }
 

@@ -60,7 +60,8 @@ impl Tenant {
     /// Claims a port with these sockets; the port, or the errno's name.
     pub fn claim(&mut self, port: u16, count: u16, sockets: &[&dyn AsFd]) -> Result<u16, String> {
         let fds: Vec<_> = sockets.iter().map(|s| s.as_fd()).collect();
-        match self.ask_with(&Request::Claim { port, count, address: None }, &fds) {
+        let claim = Request::Claim { port, count, address: None, family: None, shared: false };
+        match self.ask_with(&claim, &fds) {
             Ok(Answer::Claimed { port, count: got }) => {
                 assert_eq!(count, got);
                 Ok(port)
@@ -69,4 +70,9 @@ impl Tenant {
             Err(refusal) => Err(refusal.code),
         }
     }
+}
+
+/// A request that gives a port back.
+pub fn unclaim(port: u16) -> Request {
+    Request::Unclaim { port, address: None, family: None, reason: None }
 }

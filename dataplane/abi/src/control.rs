@@ -18,8 +18,8 @@
 //!   an error reply.
 //! * An attachment lives as long as the connection that made it.
 //! * Admin requests need root or the socket's group, and a caller that lives in no compartment. `Attach`, `Claim`,
-//!   `Unclaim` and `Hello` need nothing: the compartment is that of the caller's cgroup. Naming another compartment in
-//!   `Attach` is an admin request. `Enter` needs what its text says.
+//!   `Unclaim`, `Note` and `Hello` need nothing: the compartment is that of the caller's cgroup. Naming another
+//!   compartment in `Attach` is an admin request. `Enter` needs what its text says.
 
 use alloc::{string::String, vec::Vec};
 use core::net::IpAddr;
@@ -37,6 +37,9 @@ pub const MAX_FDS: usize = 2 + crate::shm::MAX_WORKERS;
 pub const MAX_NAME: usize = 63;
 /// Longest time in milliseconds between SIGTERM and SIGKILL for a compartment's processes: an hour.
 pub const MAX_GRACE: u32 = 3_600_000;
+
+/// Most bytes of a note about an endpoint. It is one line, without control characters.
+pub const MAX_NOTE: usize = 200;
 
 /// What a client asks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -172,14 +175,31 @@ pub enum Request {
         /// Only datagrams to this address; absent: to any of the compartment's.
         #[serde(default)]
         address: Option<IpAddr>,
+        /// 4 or 6: only datagrams of that family, whichever the address. Not together with `address`.
+        #[serde(default)]
+        family: Option<u8>,
+        /// Others may claim the same, shared too: then each flow goes to one of them (SO_REUSEPORT).
+        #[serde(default)]
+        shared: bool,
     },
-    /// Gives claimed ports back.
+    /// Gives claimed ports back. What the endpoint has sent by then goes out.
     Unclaim {
         /// First port of the claim.
         port: u16,
         /// As in the claim.
         #[serde(default)]
         address: Option<IpAddr>,
+        /// As in the claim.
+        #[serde(default)]
+        family: Option<u8>,
+        /// Why the ports leave the fast path; becomes the endpoint's note.
+        #[serde(default)]
+        reason: Option<String>,
+    },
+    /// Says something about this connection's endpoint, for those who list endpoints; instead of what was said before.
+    Note {
+        /// One line of at most [`MAX_NOTE`] bytes without control characters; empty: nothing.
+        text: String,
     },
 }
 
@@ -370,6 +390,16 @@ pub struct Counters {
     pub counters: Vec<Counter>,
 }
 
+/// Whether an endpoint gets anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EndpointState {
+    /// It has claims, or takes all packets.
+    Fast,
+    /// The kernel has all traffic.
+    Plain,
+}
+
 /// An attached endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoint {
@@ -381,8 +411,18 @@ pub struct Endpoint {
     pub kind: EndpointKind,
     /// Process that attached.
     pub pid: u32,
-    /// Claimed ports: first, count, address.
+    /// Its name when it attached; empty if afnetd cannot see it.
+    pub command: String,
+    /// Whether it gets anything.
+    pub state: EndpointState,
+    /// Datagrams, or packets, written into its RX rings.
+    pub rx: u64,
+    /// Datagrams, or packets, sent for it.
+    pub tx: u64,
+    /// Claimed ports.
     pub claims: Vec<ClaimSpec>,
+    /// What its process says about it ([`Request::Note`]).
+    pub note: String,
 }
 
 /// A claim.
@@ -395,6 +435,12 @@ pub struct ClaimSpec {
     /// Only this address, if set.
     #[serde(default)]
     pub address: Option<IpAddr>,
+    /// Only this family, 4 or 6, if set.
+    #[serde(default)]
+    pub family: Option<u8>,
+    /// Whether others may have it too.
+    #[serde(default)]
+    pub shared: bool,
 }
 
 /// The daemon at a glance.
@@ -503,7 +549,11 @@ mod tests {
     fn a_request_reads_as_documented() {
         let json = r#"{"op":"claim","port":53}"#;
         let claim: Request = serde_json::from_str(json).unwrap();
-        assert_eq!(claim, Request::Claim { port: 53, count: 1, address: None });
+        let plain = Request::Claim { port: 53, count: 1, address: None, family: None, shared: false };
+        assert_eq!(claim, plain);
+        let json = r#"{"op":"unclaim","port":53}"#;
+        let unclaim: Request = serde_json::from_str(json).unwrap();
+        assert_eq!(unclaim, Request::Unclaim { port: 53, address: None, family: None, reason: None });
         let json = r#"{"op":"addr-add","name":"a","address":{"address":"192.0.2.1","prefix_len":24,"dev":"eth0","vlan":"10.7"}}"#;
         let Request::AddrAdd { address, .. } = serde_json::from_str(json).unwrap() else { panic!() };
         assert_eq!(address.vlan.to_string(), "10.7");

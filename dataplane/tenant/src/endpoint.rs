@@ -251,7 +251,7 @@ impl Endpoint {
         let claim = claims.remove(at);
         self.unwatch(&claim.sockets);
         self.ready.clear();
-        match self.call(&Request::Unclaim { port, address }, &[]) {
+        match self.call(&Request::Unclaim { port, address, family: None, reason: None }, &[]) {
             // The daemon is gone, and the claim with it.
             Err(Error::Disconnected) => Ok(()),
             other => other.map(|_| ()),
@@ -322,7 +322,8 @@ impl Endpoint {
     }
 
     fn send_claim(&mut self, claim: &Claim) -> Result<u16, Error> {
-        let request = Request::Claim { port: claim.port, count: claim.count, address: claim.address };
+        let Claim { port, count, address, .. } = *claim;
+        let request = Request::Claim { port, count, address, family: None, shared: false };
         match self.call(&request, &claim.proof())? {
             Answer::Claimed { port, count }
                 if count == claim.count && (claim.port == 0 || port == claim.port) =>

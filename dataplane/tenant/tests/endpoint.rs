@@ -3,7 +3,7 @@
 mod fake;
 
 use std::{
-    net::{SocketAddr, UdpSocket},
+    net::{IpAddr, SocketAddr, UdpSocket},
     thread,
     time::{Duration, Instant},
 };
@@ -251,6 +251,11 @@ fn icmp_errors_are_told() {
     assert!(error.to_string().contains("192.0.2.254"), "{error}");
 }
 
+/// A request for ports.
+fn claim(port: u16, count: u16, address: Option<IpAddr>) -> Request {
+    Request::Claim { port, count, address, family: None, shared: false }
+}
+
 #[test]
 fn claims_carry_their_proof_and_are_unique() {
     let config = Config {
@@ -261,7 +266,7 @@ fn claims_carry_their_proof_and_are_unique() {
     let (fake, mut endpoint, _served) = start(config);
     let port = endpoint.claim(0).unwrap();
     // The kernel does not have the third one.
-    assert_eq!(fake.asked(), (Request::Claim { port, count: 1, address: None }, 2));
+    assert_eq!(fake.asked(), (claim(port, 1, None), 2));
     assert_eq!(UdpSocket::bind(("127.0.0.9", port)).unwrap_err().raw_os_error(), Some(98));
     // In use in the kernel, in use for the daemon.
     let other = UdpSocket::bind("127.0.0.9:0").unwrap();
@@ -274,11 +279,14 @@ fn claims_carry_their_proof_and_are_unique() {
     // One address, a block, and back.
     let at = "127.0.0.9".parse().unwrap();
     let second = endpoint.claim_at(at, 0).unwrap();
-    assert_eq!(fake.asked(), (Request::Claim { port: second, count: 1, address: Some(at) }, 1));
+    assert_eq!(fake.asked(), (claim(second, 1, Some(at)), 1));
     endpoint.claim_block(5000, 64).unwrap();
-    assert_eq!(fake.asked(), (Request::Claim { port: 5000, count: 64, address: None }, 0));
+    assert_eq!(fake.asked(), (claim(5000, 64, None), 0));
     endpoint.unclaim(second, Some(at)).unwrap();
-    assert_eq!(fake.asked(), (Request::Unclaim { port: second, address: Some(at) }, 0));
+    assert_eq!(
+        fake.asked(),
+        (Request::Unclaim { port: second, address: Some(at), family: None, reason: None }, 0)
+    );
     assert!(matches!(endpoint.unclaim(second, Some(at)), Err(Error::Invalid(_))));
     assert!(matches!(endpoint.claim_block(65_535, 2), Err(Error::Invalid(_))));
 }
@@ -360,7 +368,7 @@ fn without_a_daemon_the_kernel_carries_on_and_a_new_one_takes_over() {
     let mut served = fake.attached();
     assert!(matches!(fake.asked(), (Request::Hello { .. }, 0)));
     assert!(matches!(fake.asked(), (Request::Attach { .. }, 0)));
-    assert_eq!(fake.asked(), (Request::Claim { port, count: 1, address: None }, 1));
+    assert_eq!(fake.asked(), (claim(port, 1, None), 1));
     assert_ne!(endpoint.run(), run);
     served.deliver(0, b"fast again");
     let (n, _) = endpoint.recv_from(&mut buffer).unwrap();

@@ -56,14 +56,15 @@ impl Bare {
     /// Claims a port with these sockets as proof.
     #[track_caller]
     pub fn claim(&self, port: u16, proof: &[BorrowedFd<'_>]) {
-        let claim = Request::Claim { port, count: 1, address: None };
+        let claim = Request::Claim { port, count: 1, address: None, family: None, shared: false };
         call(&self.stream, &claim, proof).expect("claim").unwrap();
     }
 
     /// Gives it back.
     #[track_caller]
     pub fn unclaim(&self, port: u16) {
-        call(&self.stream, &Request::Unclaim { port, address: None }, &[]).expect("unclaim").unwrap();
+        let unclaim = Request::Unclaim { port, address: None, family: None, reason: None };
+        call(&self.stream, &unclaim, &[]).expect("unclaim").unwrap();
     }
 
     /// Whether the daemon has closed the connection.
