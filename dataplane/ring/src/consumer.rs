@@ -116,6 +116,18 @@ impl Consumer {
         self.available().is_ok_and(|bytes| bytes == 0)
     }
 
+    /// Position up to which records have been consumed, in bytes since creation.
+    #[inline]
+    pub fn consumed(&self) -> u64 {
+        self.tail
+    }
+
+    /// Position up to which records are there; reads the producer's.
+    pub fn known(&mut self) -> u64 {
+        let _ = self.refresh();
+        self.head
+    }
+
     /// Bytes of the ring's data area.
     pub fn capacity(&self) -> usize {
         self.area.len()

@@ -8,6 +8,7 @@ use std::{
     mem::MaybeUninit,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
+        linux::net::SocketAddrExt,
         unix::net::UnixStream,
     },
     path::Path,
@@ -26,7 +27,7 @@ use rustix::{
     },
 };
 
-use crate::Error;
+use crate::{Error, instance::abstract_name};
 
 /// Longest wait for the daemon to read a request or to answer it. A claim takes milliseconds; a daemon that needs
 /// seconds is as good as none.
@@ -36,17 +37,41 @@ const SPACE: usize = rustix::cmsg_space!(ScmRights(MAX_FDS));
 
 /// An open conversation with a daemon of our version.
 #[derive(Debug)]
-pub(crate) struct Connection {
+pub struct Connection {
     stream: UnixStream,
     /// Random number of this run of the daemon.
     pub(crate) run: u64,
 }
 
 impl Connection {
-    /// Connects and agrees on the version.
-    pub(crate) fn open(path: &Path) -> Result<Self, Error> {
+    /// Connects to the socket at `path` and agrees on the version.
+    ///
+    /// # Errors
+    /// [`Error::NotRunning`], [`Error::Version`], [`Error::Protocol`].
+    pub fn open(path: &Path) -> Result<Self, Error> {
         let stream = UnixStream::connect(path)
             .map_err(|source| Error::NotRunning { path: path.to_owned(), source })?;
+        Self::begin(stream)
+    }
+
+    /// Connects to the abstract socket of `instance` (`None`: as for [`crate::socket_path`]), which a process reaches
+    /// whatever its root directory is. Anybody can listen at an abstract name, so only root is believed there.
+    ///
+    /// # Errors
+    /// As [`Self::open`]; [`Error::NotRunning`] with `EACCES` if it is not root who listens.
+    pub fn open_abstract(instance: Option<&str>) -> Result<Self, Error> {
+        let name = abstract_name(instance)?;
+        let fail = |source| Error::NotRunning { path: format!("@{name}").into(), source };
+        let address = std::os::unix::net::SocketAddr::from_abstract_name(&name).map_err(fail)?;
+        let stream = UnixStream::connect_addr(&address).map_err(fail)?;
+        let peer = rustix::net::sockopt::socket_peercred(&stream).map_err(|e| fail(e.into()))?;
+        if !peer.uid.is_root() {
+            return Err(fail(Errno::ACCESS.into()));
+        }
+        Self::begin(stream)
+    }
+
+    fn begin(stream: UnixStream) -> Result<Self, Error> {
         stream.set_read_timeout(Some(TIMEOUT))?;
         stream.set_write_timeout(Some(TIMEOUT))?;
         let mut connection = Self { stream, run: 0 };
@@ -63,8 +88,12 @@ impl Connection {
         }
     }
 
-    /// One request and its reply. After an error other than a refusal the conversation is out of step: drop it.
-    pub(crate) fn call(
+    /// One request and its reply, with `fds` and the descriptors that came back. After an error other than a refusal
+    /// the conversation is out of step: drop it.
+    ///
+    /// # Errors
+    /// [`Error::Refused`], [`Error::Disconnected`], [`Error::Protocol`], or what the kernel says.
+    pub fn call(
         &mut self,
         request: &Request,
         fds: &[BorrowedFd<'_>],
@@ -133,6 +162,19 @@ impl Connection {
                 return Err(Error::Protocol(format!("an answer longer than {MAX_LINE} bytes")));
             }
         }
+    }
+}
+
+/// A conversation that was opened before, when its descriptor alone has been kept.
+impl From<OwnedFd> for Connection {
+    fn from(descriptor: OwnedFd) -> Self {
+        Self { stream: descriptor.into(), run: 0 }
+    }
+}
+
+impl From<Connection> for OwnedFd {
+    fn from(connection: Connection) -> Self {
+        connection.stream.into()
     }
 }
 

@@ -13,6 +13,19 @@ const VARIABLE: &str = "AFNET_INSTANCE";
 /// # Errors
 /// [`Error::Instance`] if the name is none: 1 to 32 letters, digits, `_` or `-`, not starting with `-`.
 pub fn socket_path(instance: Option<&str>) -> Result<PathBuf, Error> {
+    Ok(match chosen(instance)?.as_str() {
+        "default" => PathBuf::from("/run/afnet/afnetd.sock"),
+        name => PathBuf::from(format!("/run/afnet-{name}/afnetd.sock")),
+    })
+}
+
+/// Name of the same instance's abstract socket: `afnet/NAME`, without the leading zero.
+pub(crate) fn abstract_name(instance: Option<&str>) -> Result<String, Error> {
+    Ok(format!("afnet/{}", chosen(instance)?))
+}
+
+/// The checked name, `default` for the default instance.
+fn chosen(instance: Option<&str>) -> Result<String, Error> {
     let variable;
     let name = match instance {
         Some(name) => name,
@@ -22,10 +35,10 @@ pub fn socket_path(instance: Option<&str>) -> Result<PathBuf, Error> {
         }
     };
     let good = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
-    if name.is_empty() || name == "default" {
-        Ok(PathBuf::from("/run/afnet/afnetd.sock"))
+    if name.is_empty() {
+        Ok("default".to_owned())
     } else if name.len() <= 32 && name.bytes().all(good) && !name.starts_with('-') {
-        Ok(PathBuf::from(format!("/run/afnet-{name}/afnetd.sock")))
+        Ok(name.to_owned())
     } else {
         Err(Error::Instance(name.to_owned()))
     }

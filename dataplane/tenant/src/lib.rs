@@ -35,6 +35,7 @@
 //! | `connection` | the control socket |
 //! | `session` | what one attachment yields: rings and doorbells |
 //! | `instance` | which daemon |
+//! | [`parts`] | an endpoint in pieces, for the socket shim |
 //! | `capi` | the same for C, `include/afnet.h` (feature `capi`) |
 //!
 //! An [`Endpoint`] is `Send`, not `Sync`: one thread uses it at a time, without locks. A program with several
@@ -49,6 +50,7 @@ mod endpoint;
 mod error;
 mod instance;
 mod message;
+pub mod parts;
 mod receive;
 mod sender;
 mod session;

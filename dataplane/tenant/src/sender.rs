@@ -20,9 +20,11 @@ const BATCH: u32 = 64;
 
 /// One worker's TX ring.
 #[derive(Debug)]
-pub(crate) struct Tx {
-    pub(crate) producer: Producer,
-    pub(crate) doorbell: OwnedFd,
+pub struct Tx {
+    /// The tenant's end.
+    pub producer: Producer,
+    /// Eventfd that wakes the worker. Non-blocking.
+    pub doorbell: OwnedFd,
     /// Records committed and not published.
     pub(crate) pending: u32,
 }

@@ -20,28 +20,46 @@ use crate::{
 
 /// One worker's RX ring.
 #[derive(Debug)]
-pub(crate) struct Rx {
-    pub(crate) consumer: Consumer,
+pub struct Rx {
+    /// The tenant's end.
+    pub consumer: Consumer,
     /// Records consumed whose room has not been given back.
     pub(crate) unreleased: u32,
 }
 
 /// An attachment, fresh from the daemon.
 #[derive(Debug)]
-pub(crate) struct Session {
-    pub(crate) connection: Connection,
-    pub(crate) id: u64,
-    pub(crate) name: String,
-    pub(crate) addresses: Vec<Address>,
-    pub(crate) wake: OwnedFd,
-    pub(crate) rx: Vec<Rx>,
-    pub(crate) tx: Vec<Tx>,
+pub struct Session {
+    /// Where it lives; closed, it ends.
+    pub connection: Connection,
+    /// Number of the endpoint.
+    pub id: u64,
+    /// Name of the compartment.
+    pub name: String,
+    /// Addresses of the compartment as they were then.
+    pub addresses: Vec<Address>,
+    /// Eventfd that the workers ring. Non-blocking.
+    pub wake: OwnedFd,
+    /// RX ring of each worker.
+    pub rx: Vec<Rx>,
+    /// TX ring of each worker.
+    pub tx: Vec<Tx>,
 }
 
 impl Session {
-    /// Connects and attaches.
-    pub(crate) fn open(path: &Path, options: &AttachOptions) -> Result<Self, Error> {
-        let mut connection = Connection::open(path)?;
+    /// Connects to the control socket at `path` and attaches.
+    ///
+    /// # Errors
+    /// As [`crate::Endpoint::attach`].
+    pub fn open(path: &Path, options: &AttachOptions) -> Result<Self, Error> {
+        Self::attach(Connection::open(path)?, options)
+    }
+
+    /// Attaches over a connection that is open.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] (no such compartment, not in one, not allowed), [`Error::Protocol`], or what the kernel says.
+    pub fn attach(mut connection: Connection, options: &AttachOptions) -> Result<Self, Error> {
         let AttachOptions { kind, rx_len, tx_len, .. } = *options;
         let request = Request::Attach { kind, name: options.compartment.clone(), rx_len, tx_len };
         let (answer, fds) = connection.call(&request, &[])?;

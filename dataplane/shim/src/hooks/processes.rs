@@ -1,0 +1,76 @@
+//! exec and the end. fork and posix_spawn need no hook: see `process`.
+
+use core::ffi::{c_char, c_int};
+
+use crate::{process, real, sys::Inside};
+
+type Strings = *const *const c_char;
+
+/// Runs an exec; returns only if it fails.
+fn execute(exec: impl FnOnce() -> c_int) -> c_int {
+    let Some(inside) = Inside::enter() else { return exec() };
+    process::before_exec();
+    let result = exec();
+    process::exec_failed();
+    drop(inside);
+    result
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn execve(path: *const c_char, arguments: Strings, environment: Strings) -> c_int {
+    // SAFETY: the program's promise.
+    execute(|| unsafe { real::execve(path, arguments, environment) })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn execv(path: *const c_char, arguments: Strings) -> c_int {
+    // SAFETY: the program's promise, and its environment.
+    execute(|| unsafe { real::execve(path, arguments, environment()) })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn execvp(file: *const c_char, arguments: Strings) -> c_int {
+    // SAFETY: the program's promise, and its environment.
+    execute(|| unsafe { real::execvpe(file, arguments, environment()) })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn execvpe(file: *const c_char, arguments: Strings, environment: Strings) -> c_int {
+    // SAFETY: the program's promise.
+    execute(|| unsafe { real::execvpe(file, arguments, environment) })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn fexecve(fd: c_int, arguments: Strings, environment: Strings) -> c_int {
+    // SAFETY: the program's promise.
+    execute(|| unsafe { real::fexecve(fd, arguments, environment) })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn execveat(
+    dir: c_int,
+    path: *const c_char,
+    arguments: Strings,
+    environment: Strings,
+    flags: c_int,
+) -> c_int {
+    // SAFETY: the program's promise.
+    execute(|| unsafe { real::execveat(dir, path, arguments, environment, flags) })
+}
+
+fn environment() -> Strings {
+    unsafe extern "C" {
+        static environ: Strings;
+    }
+    // SAFETY: the C library's, read as execv() would.
+    unsafe { environ }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn _exit(status: c_int) -> ! {
+    process::end();
+    // SAFETY: plain numbers.
+    unsafe { real::_exit(status) };
+    // SAFETY: in case that did not end it.
+    unsafe { libc::abort() }
+}

@@ -1,0 +1,83 @@
+//! Processes: fork, exec, the end.
+//!
+//! | event | what happens |
+//! |---|---|
+//! | fork | parent and child share rings and positions; each datagram goes to one of them |
+//! | vfork, posix_spawn | the child runs in the parent's memory: its closes are its own, the table stays |
+//! | exec with a socket that is not close-on-exec | back with the kernel first, since the next program knows of no rings |
+//! | the last process ends, however | its connection closes, and afnetd drops the claims |
+
+use std::ffi::c_int;
+
+use crate::{attach, log, real, shared::state, socket, sys::Inside, table, watch};
+
+/// When the library is loaded.
+extern "C" fn start() {
+    let _inside = Inside::enter();
+    real::resolve();
+    crate::settings::load();
+    table::claim_process();
+    // SAFETY: functions of ours.
+    unsafe {
+        libc::pthread_atfork(Some(before_fork), None, Some(in_child));
+        libc::atexit(end);
+    }
+}
+
+#[used]
+#[unsafe(link_section = ".init_array")]
+static START: extern "C" fn() = start;
+
+/// At exit() and _exit().
+pub(crate) extern "C" fn end() {
+    let inside = Inside::enter();
+    if inside.is_some() && !table::borrowed() {
+        log::stats();
+        table::each(|socket| socket.shared().leaves());
+    }
+}
+
+extern "C" fn before_fork() {
+    let inside = Inside::enter();
+    if inside.is_some() {
+        table::each(|socket| socket.shared().joins());
+    }
+}
+
+extern "C" fn in_child() {
+    socket::break_locks();
+    watch::break_locks();
+    table::claim_process();
+    table::recount();
+    log::reset();
+}
+
+/// Before this process becomes another program.
+pub(crate) fn before_exec() {
+    let borrowed = table::borrowed();
+    for fd in 0..table::high() {
+        if let Some(socket) = table::get(fd)
+            && matches!(socket.shared().state(), state::FAST | state::LOST)
+            && inherited(fd)
+        {
+            attach::leave(fd, &socket, "passed to another program by exec");
+        }
+    }
+    if !borrowed {
+        log::stats();
+        table::each(|socket| socket.shared().leaves());
+    }
+}
+
+/// It has not.
+pub(crate) fn exec_failed() {
+    if !table::borrowed() {
+        table::each(|socket| socket.shared().joins());
+    }
+}
+
+fn inherited(fd: c_int) -> bool {
+    // SAFETY: no pointer goes along.
+    let flags = unsafe { real::fcntl(fd, libc::F_GETFD, 0) };
+    flags >= 0 && flags & libc::FD_CLOEXEC == 0
+}

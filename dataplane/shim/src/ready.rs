@@ -1,0 +1,208 @@
+//! poll(), select() and their relatives: the eventfds of accelerated sockets are polled beside what the program asks for.
+
+use core::{ffi::c_int, ptr, sync::atomic::Ordering};
+
+use libc::{
+    POLLERR, POLLHUP, POLLIN, POLLNVAL, POLLOUT, POLLPRI, POLLRDNORM, c_short, fd_set, nfds_t, pollfd,
+    sigset_t, timespec,
+};
+
+use crate::{
+    real,
+    shared::{Shared, state},
+    socket::Use,
+    sys::{now_ns, set_errno},
+    table, wait,
+};
+
+/// An accelerated socket in a set of descriptors.
+struct Member {
+    /// Its place.
+    at: usize,
+    /// The eventfd's place.
+    wake: usize,
+    socket: Use,
+    /// Something was there before we slept.
+    ready: bool,
+}
+
+const INPUT: c_short = POLLIN | POLLRDNORM;
+
+/// Whether any of these descriptors has rings. One load for each that has none.
+pub(crate) fn concerns(fds: &[pollfd]) -> bool {
+    fds.iter()
+        .any(|entry| table::has(entry.fd) && table::get(entry.fd).is_some_and(|s| has_rings(s.shared())))
+}
+
+fn has_rings(shared: &Shared) -> bool {
+    shared.state() != state::IDLE && shared.wake.load(Ordering::Relaxed) >= 0
+}
+
+/// Whether a receive would find something of ours.
+fn is_ready(shared: &Shared) -> bool {
+    shared.error.load(Ordering::Relaxed) != 0 || !shared.lock_rx().is_empty()
+}
+
+/// ppoll() of descriptors of which some have rings; `deadline` in nanoseconds of the monotonic clock.
+///
+/// # Safety
+/// As ppoll().
+pub(crate) unsafe fn poll(fds: &mut [pollfd], deadline: Option<u64>, mask: *const sigset_t) -> c_int {
+    let count = fds.len();
+    let mut all = fds.to_vec();
+    let mut members = Vec::new();
+    for (at, entry) in fds.iter().enumerate() {
+        if let Some(socket) = table::get(entry.fd).filter(|s| has_rings(s.shared())) {
+            let wake = all.len();
+            let watched = entry.events & INPUT != 0;
+            let fd = if watched { socket.shared().wake.load(Ordering::Relaxed) } else { -1 };
+            all.push(pollfd { fd, events: POLLIN, revents: 0 });
+            members.push(Member { at, wake, socket, ready: false });
+        }
+    }
+    let mut spun = false;
+    loop {
+        let mut ready = false;
+        for member in &mut members {
+            let shared = member.socket.shared();
+            let input = all[member.at].events & INPUT != 0;
+            member.ready = shared.error.load(Ordering::Relaxed) != 0
+                || input && wait::arm(shared, &mut shared.lock_rx());
+            ready |= member.ready;
+        }
+        if !ready && !spun && deadline != Some(0) {
+            spun = true;
+            if members.iter().any(|m| wait::spin(m.socket.shared(), deadline)) {
+                continue;
+            }
+        }
+        let left = if ready { Some(0) } else { deadline.map(|d| d.saturating_sub(now_ns())) };
+        let timeout = left.map(|l| crate::sys::timespec(core::time::Duration::from_nanos(l)));
+        let timeout: *const timespec = timeout.as_ref().map_or(ptr::null(), ptr::from_ref);
+        // SAFETY: entries of ours, the caller's mask.
+        let result = unsafe { real::ppoll(all.as_mut_ptr(), all.len() as nfds_t, timeout, mask) };
+        if result < 0 {
+            return result;
+        }
+        for member in &members {
+            let rung = all[member.wake].revents != 0;
+            let shared = member.socket.shared();
+            let wanted = all[member.at].events;
+            if member.ready || rung && is_ready(shared) {
+                all[member.at].revents |= wanted & INPUT;
+                if shared.error.load(Ordering::Relaxed) != 0 {
+                    all[member.at].revents |= POLLERR;
+                }
+            } else if rung {
+                // Somebody else was faster, or the ring was late for what is gone.
+                shared.lock_rx().rung = true;
+            }
+        }
+        let mut found = 0;
+        for (entry, answer) in fds.iter_mut().zip(&all[..count]) {
+            entry.revents = answer.revents;
+            found += c_int::from(answer.revents != 0);
+        }
+        if found != 0 || left == Some(0) || deadline.is_some_and(|d| now_ns() >= d) {
+            return found;
+        }
+    }
+}
+
+/// Sets of select(), of `count` descriptors.
+pub(crate) struct Sets {
+    pub(crate) count: c_int,
+    pub(crate) read: *mut fd_set,
+    pub(crate) write: *mut fd_set,
+    pub(crate) except: *mut fd_set,
+}
+
+impl Sets {
+    /// # Safety
+    /// The sets are the program's, large enough for `count`.
+    unsafe fn bit(set: *mut fd_set, fd: c_int) -> bool {
+        // Not FD_ISSET: programs make larger sets than FD_SETSIZE.
+        let (word, bit) = place(fd);
+        // SAFETY: the caller's promise.
+        !set.is_null() && unsafe { set.cast::<u64>().add(word).read() } >> bit & 1 == 1
+    }
+
+    /// # Safety
+    /// As [`Self::bit`].
+    unsafe fn clear(&self) {
+        let words = usize::try_from(self.count).unwrap_or(0).div_ceil(64);
+        for set in [self.read, self.write, self.except] {
+            if !set.is_null() {
+                // SAFETY: the caller's promise.
+                unsafe { ptr::write_bytes(set.cast::<u64>(), 0, words) };
+            }
+        }
+    }
+
+    /// What is in the sets, as poll() wants it.
+    ///
+    /// # Safety
+    /// As [`Self::bit`].
+    pub(crate) unsafe fn fds(&self) -> Vec<pollfd> {
+        let mut fds = Vec::new();
+        for fd in 0..self.count {
+            // SAFETY: the caller's promise.
+            let (r, w, e) =
+                unsafe { (Self::bit(self.read, fd), Self::bit(self.write, fd), Self::bit(self.except, fd)) };
+            let mut events = 0;
+            for (is, event) in [(r, POLLIN), (w, POLLOUT), (e, POLLPRI)] {
+                events |= if is { event } else { 0 };
+            }
+            if events != 0 {
+                fds.push(pollfd { fd, events, revents: 0 });
+            }
+        }
+        fds
+    }
+
+    /// select() by poll().
+    ///
+    /// # Safety
+    /// As [`Self::bit`]; the mask is the program's.
+    pub(crate) unsafe fn select(
+        &self,
+        fds: &mut [pollfd],
+        deadline: Option<u64>,
+        mask: *const sigset_t,
+    ) -> c_int {
+        // SAFETY: the caller's promise.
+        let result = unsafe { poll(fds, deadline, mask) };
+        if result < 0 {
+            return result;
+        }
+        if fds.iter().any(|entry| entry.revents & POLLNVAL != 0) {
+            set_errno(libc::EBADF);
+            return -1;
+        }
+        // SAFETY: the caller's promise.
+        unsafe { self.clear() };
+        let mut found = 0;
+        for entry in fds {
+            // As fs/select.c groups them.
+            let (got, asked) = (entry.revents, entry.events);
+            for (set, event, means) in [
+                (self.read, POLLIN, POLLIN | POLLRDNORM | POLLHUP | POLLERR),
+                (self.write, POLLOUT, POLLOUT | POLLERR),
+                (self.except, POLLPRI, POLLPRI),
+            ] {
+                if asked & event != 0 && got & means != 0 {
+                    let (word, bit) = place(entry.fd);
+                    // SAFETY: the caller's promise: it was set before.
+                    unsafe { *set.cast::<u64>().add(word) |= 1 << bit };
+                    found += 1;
+                }
+            }
+        }
+        found
+    }
+}
+
+fn place(fd: c_int) -> (usize, usize) {
+    let fd = usize::try_from(fd).unwrap_or(0);
+    (fd / 64, fd % 64)
+}
