@@ -218,7 +218,10 @@ static __always_inline int bind_socket(struct bpf_sock_addr *ctx, struct wish *w
 	if (!tcp && ctx->protocol != IPPROTO_UDP)
 		return BIND_ALLOW;
 
-	/* A bind() that the kernel refused may have left the socket in the register. */
+	/* A bind() that the kernel refused, or a dissolved connection, may have left the socket in
+	 * the register. */
+	if (s->port)
+		report_release(ctx->sk);
 	unregister(s);
 	s->flags &= AFNET_SOCKET_SET_REUSE | AFNET_SOCKET_SET_REUSEPORT;
 	if (s->flags & AFNET_SOCKET_SET_REUSE)
@@ -361,6 +364,8 @@ int afnet_close(struct bpf_sock *sk)
 	/* What an accepted socket has inherited is its listener's. */
 	if (s && s->slot && s->port && s->cookie == bpf_get_socket_cookie(sk))
 		unregister(s);
+	if (s && s->slot)
+		report_release(sk);
 	return 1;
 }
 

@@ -7,9 +7,10 @@
  *  owner_prefixes  the same, delegated   refusals   slot -> counts, for each CPU
  *  sockets    storage of each socket     ports      (slot, address, port) -> who has it
  *  listening  (slot, address, port) -> socket: what sk_lookup can steer to
+ *  claimed    sockets behind claims      releases   of them, those that have given their port up
  *
- * The last three are the programs' own state and outlive them (they are pinned); the daemon fills
- * the others.
+ * `sockets`, `ports` and `listening` are the programs' own state and outlive them (they are
+ * pinned); the daemon fills the others.
  */
 #ifndef AFNET_PROG_CONFINE_H
 #define AFNET_PROG_CONFINE_H
@@ -48,8 +49,9 @@ const volatile __u64 netns_cookie; /* of the network namespace that is confined 
 /* State that the daemon changes while they run. */
 volatile __u32 epoch; /* grows whenever an address changes its owner */
 volatile __u32 has_owner_prefixes;
-volatile __u32 off_primary; /* set by bind.h: a socket on all addresses is at no primary one */
-volatile __u32 host_link;   /* the kernel's end of the host link; 0: none */
+volatile __u32 off_primary;   /* set by bind.h: a socket on all addresses is at no primary one */
+volatile __u32 host_link;     /* the kernel's end of the host link; 0: none */
+volatile __u32 releases_lost; /* set here: reports that found no room */
 
 #define HASH(map, key_type, value_type, entries)                                                   \
 	struct {                                                                                   \
@@ -104,6 +106,34 @@ struct {
 	__type(key, struct afnet_port_key);
 	__type(value, __u64);
 } listening SEC(".maps");
+
+/* What a claim stands on: the socket's cookie; 0: its release was reported. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, __u64);
+} claimed SEC(".maps");
+
+/* Cookies. A socket behind a claim is reported once, so there is room for 65536 of them between two
+ * visits of the daemon. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 20);
+} releases SEC(".maps");
+
+/* The socket has its port no more: if a claim stands on it, the daemon is to know. */
+static __always_inline void report_release(void *sk)
+{
+	__u64 *cookie = bpf_sk_storage_get(&claimed, sk, 0, 0);
+
+	if (!cookie || !*cookie)
+		return;
+	if (!bpf_ringbuf_output(&releases, cookie, sizeof(*cookie), 0))
+		*cookie = 0;
+	else
+		releases_lost++;
+}
 
 static __always_inline void refused(__u32 slot, enum afnet_refusal why)
 {

@@ -186,8 +186,10 @@ static __always_inline int send(struct bpf_sock_addr *ctx, struct afnet_ip *to,
 	if (s->port != sk->src_port) {
 		__u32 flags = s->flags & AFNET_SOCKET_BOUND ? 0 : AFNET_PORT_UNBOUND;
 
-		if (s->port)
+		if (s->port) {
+			report_release(sk);
 			unregister(s);
+		}
 		if (flags)
 			s->addr = sk->family == AF_INET ? ip4(0) : (struct afnet_ip){};
 		s->port = sk->src_port;

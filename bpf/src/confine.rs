@@ -33,12 +33,13 @@ use crate::{
     dirty::Mapping,
     link::{PinnedLink, Target, create_link},
     map::{Index, Map},
+    releases::{Registered, Releases},
     skel::{
         c,
         confine::ConfineSkelBuilder,
         confine_types::{
-            self as types, afnet_confined, afnet_ip, afnet_owner_prefix, afnet_refusals, afnet_source,
-            afnet_sources,
+            self as types, afnet_confined, afnet_ip, afnet_owner_prefix, afnet_refusals, afnet_socket,
+            afnet_source, afnet_sources,
         },
     },
     tc::{self, Direction, Place, TcHook},
@@ -107,6 +108,7 @@ pub struct Confinement {
     primaries: BTreeMap<u32, IpAddr>,
     prefixes: u32,
     maps: Maps,
+    releases: Releases,
 }
 
 #[derive(Debug)]
@@ -118,6 +120,8 @@ struct Maps {
     sources: Map<Index, afnet_sources>,
     refusals: Map<Index, afnet_refusals>,
     devices: Map<Index, u8>,
+    sockets: Map<u32, afnet_socket>,
+    claimed: Map<u32, u64>,
 }
 
 /// Where a program belongs.
@@ -196,7 +200,10 @@ impl Confinement {
                 sources: Map::new("source", &maps.sources)?,
                 refusals: Map::new("refusal counter", &maps.refusals)?,
                 devices: Map::new("device", &maps.devices)?,
+                sockets: Map::new("socket", &maps.sockets)?,
+                claimed: Map::new("claimed socket", &maps.claimed)?,
             },
+            releases: Releases::new(&maps.releases)?,
         };
         // Before the others: those that enter sockets into the register; last those that believe it.
         let p = &skel.progs;
@@ -480,9 +487,39 @@ impl Confinement {
         Ok(sum)
     }
 
+    /// What is known of a UDP socket of a compartment; `None` for one that was made outside of compartments.
+    pub fn registered(&self, socket: BorrowedFd<'_>) -> Result<Option<Registered>, Error> {
+        let known = self.maps.sockets.get(&number(socket))?.filter(|s| s.slot != 0);
+        Ok(known.map(|s| {
+            let home = self.cgroups.get(&s.slot) == Some(&s.cgroup);
+            Registered::new(&s, home)
+        }))
+    }
+
+    /// Has the release of a socket of a compartment reported, by its cookie (SO_COOKIE): when its last descriptor is
+    /// closed, or it gives its port up otherwise.
+    pub fn watch_release(&self, socket: BorrowedFd<'_>, cookie: u64) -> Result<(), Error> {
+        self.maps.claimed.insert(&number(socket), &cookie)
+    }
+
+    /// The reports.
+    pub fn releases(&mut self) -> &mut Releases {
+        &mut self.releases
+    }
+
+    /// Reports that were lost since the programs were loaded.
+    pub fn releases_lost(&self) -> u32 {
+        self.word(offset_of!(types::bss, releases_lost)).load(Ordering::Relaxed)
+    }
+
     fn check_slot(&self, slot: u32) -> Result<(), Error> {
         if (1..self.config.compartments).contains(&slot) { Ok(()) } else { Err(Error::Slot(slot)) }
     }
+}
+
+/// Key of a map of sockets.
+fn number(socket: BorrowedFd<'_>) -> u32 {
+    u32::try_from(socket.as_raw_fd()).expect("an open file descriptor is not negative")
 }
 
 /// Removes everything that a confinement pins, and so ends it: also what a daemon before has left.

@@ -17,6 +17,7 @@
 //! | [`events`](Events) | conflicts |
 //! | [`local`](Demux::attach_local), [`host`](HostDemux) | what this host sends to its own compartments |
 //! | [`confine`](Confinement) | the kernel path: ordinary sockets keep to their compartment's addresses |
+//! | [`releases`](Releases) | what the kernel path knows of the sockets behind claims, and when they are gone |
 //! | [`counters`](Counter) | the tables of verdicts, drop reasons and refusals |
 //!
 //! One loaded object for each device, so a realm is (object, VLAN); one [`Confinement`] for the daemon. Both belong to
@@ -33,6 +34,7 @@ mod host;
 mod link;
 mod local;
 mod map;
+mod releases;
 mod skel;
 mod sockets;
 mod tables;
@@ -46,4 +48,5 @@ pub use error::Error;
 pub use events::{ConflictKind, Event, Events};
 pub use host::{HostCounters, HostDemux};
 pub use link::AttachMode;
+pub use releases::{Registered, Releases};
 pub use sockets::Sockets;

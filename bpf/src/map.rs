@@ -67,6 +67,12 @@ impl<K: Plain, V: Plain> Map<K, V> {
         }
     }
 
+    /// The value, if there is one.
+    pub fn get(&self, key: &K) -> Result<Option<V>, Error> {
+        let value = self.handle.lookup(key.bytes(), MapFlags::ANY).map_err(Error::bpf("read from a map"))?;
+        Ok(value.and_then(|bytes| V::from_bytes(&bytes)))
+    }
+
     /// Whether there was an entry.
     pub fn remove(&self, key: &K) -> Result<bool, Error> {
         match self.handle.delete(key.bytes()) {

@@ -101,6 +101,20 @@ plain! {
         count6: u16
     },
     afnet_source { addr: confine_types::afnet_ip, ifindex: u32, prefix_len: u32 },
+    afnet_socket {
+        cgroup: u64,
+        slot: u32,
+        flags: u32,
+        port: u16,
+        protocol: u8,
+        reserved: u8,
+        epoch: u32,
+        cookie: u64,
+        addr: confine_types::afnet_ip,
+        anchor: confine_types::afnet_ip,
+        r#in: confine_types::afnet_ip,
+        out: confine_types::afnet_ip
+    },
     afnet_sources {
         v4: [confine_types::afnet_source; c::SOURCES as usize],
         v6: [confine_types::afnet_source; c::SOURCES as usize]

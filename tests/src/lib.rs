@@ -12,6 +12,7 @@
 //! | [`wait`] | waiting for a condition, bounded, instead of sleeping |
 //! | [`bed`] | the usual bed: a host with a device, a peer that is the plain kernel stack |
 //! | [`afnetd`] | a daemon on a bed and the CLI against it |
+//! | [`inside`] | a process in a compartment that does what a test says |
 //! | [`fuzz`] | what fuzz targets run, and the replay of what they found |
 //!
 //! Helpers panic with what was tried and what the kernel answered: a failed set-up is a failed test.
@@ -19,6 +20,7 @@
 pub mod afnetd;
 pub mod bed;
 pub mod fuzz;
+pub mod inside;
 pub mod netns;
 pub mod packet;
 pub mod process;

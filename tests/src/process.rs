@@ -28,11 +28,17 @@ impl Process {
     /// If it cannot be started.
     #[track_caller]
     pub fn spawn(command: &mut Command) -> Self {
+        Self::spawn_with(command, Stdio::null())
+    }
+
+    /// As [`Self::spawn`] with a standard input.
+    #[track_caller]
+    pub fn spawn_with(command: &mut Command, stdin: Stdio) -> Self {
         let output = unnamed_file();
         let clone = || output.try_clone().expect("duplicate a file descriptor");
         let name = format!("{command:?}");
         let child = command
-            .stdin(Stdio::null())
+            .stdin(stdin)
             .stdout(clone())
             .stderr(clone())
             .spawn()

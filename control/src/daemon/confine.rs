@@ -75,7 +75,13 @@ impl KernelPath {
         }
     }
 
-    fn get(&mut self) -> Option<&mut Confinement> {
+    /// The programs, if there are some.
+    pub(super) fn programs(&self) -> Option<&Confinement> {
+        self.0.as_ref().ok().map(|loaded| &loaded.programs)
+    }
+
+    /// The same, to change what they are told.
+    pub(super) fn programs_mut(&mut self) -> Option<&mut Confinement> {
         self.0.as_mut().ok().map(|loaded| &mut loaded.programs)
     }
 }
@@ -135,7 +141,7 @@ impl Core {
         let indices = self.devices.iter().filter_map(|d| d.live.as_ref()).map(|l| l.link.ifindex);
         let [four, six] =
             [false, true].map(|six| indices.clone().find_map(|index| self.mirror.host_source(index, six)));
-        if let Some(programs) = self.kernel_path.get() {
+        if let Some(programs) = self.kernel_path.programs_mut() {
             programs.set_host_address(false, four);
             programs.set_host_address(true, six);
         }
@@ -143,14 +149,14 @@ impl Core {
 
     /// A device has come, or is there again.
     pub(super) fn confine_device(&mut self, ifindex: u32) -> Result<(), Refused> {
-        let Some(programs) = self.kernel_path.get() else { return Ok(()) };
+        let Some(programs) = self.kernel_path.programs_mut() else { return Ok(()) };
         let what = || format!("attaching the kernel path to interface {ifindex}");
         programs.attach_device(ifindex).map_err(|e| bpf(what(), &e))
     }
 
     /// A device is gone.
     pub(super) fn unconfine_device(&mut self, ifindex: u32) {
-        if let Some(programs) = self.kernel_path.get()
+        if let Some(programs) = self.kernel_path.programs_mut()
             && let Err(e) = programs.detach_device(ifindex)
         {
             tracing::debug!("detaching the kernel path from interface {ifindex}: {e}");
@@ -159,7 +165,9 @@ impl Core {
 
     /// The kernel path's part of giving an address to a compartment.
     pub(super) fn confine_address(&mut self, slot: Slot, owned: &Owned) -> Result<(), Refused> {
-        let Some(programs) = self.kernel_path.get().filter(|_| on_kernel_path(owned)) else { return Ok(()) };
+        let Some(programs) = self.kernel_path.programs_mut().filter(|_| on_kernel_path(owned)) else {
+            return Ok(());
+        };
         let entered = if owned.delegated {
             programs.insert_prefix(owned.address, owned.prefix_len, slot)
         } else {
@@ -171,7 +179,9 @@ impl Core {
 
     /// Undoes it; what was not there is fine. The registry may have the address still, or no more.
     pub(super) fn unconfine_address(&mut self, slot: Slot, owned: &Owned) {
-        let Some(programs) = self.kernel_path.get().filter(|_| on_kernel_path(owned)) else { return };
+        let Some(programs) = self.kernel_path.programs_mut().filter(|_| on_kernel_path(owned)) else {
+            return;
+        };
         let removed = if owned.delegated {
             programs.remove_prefix(owned.address, owned.prefix_len)
         } else {
@@ -196,7 +206,7 @@ impl Core {
             unprivileged_ports: compartment.policy.unprivileged_ports,
             sources: self.sources(&compartment.addresses),
         };
-        let Some(programs) = self.kernel_path.get() else { return Ok(()) };
+        let Some(programs) = self.kernel_path.programs_mut() else { return Ok(()) };
         programs.set_compartment(slot, &entry).map_err(|e| bpf(format!("confining {name}"), &e))
     }
 
@@ -242,7 +252,7 @@ impl Core {
 
     /// A compartment is no more; its slot may be another's soon.
     pub(super) fn close_compartment(&mut self, slot: Slot) {
-        if let Some(programs) = self.kernel_path.get()
+        if let Some(programs) = self.kernel_path.programs_mut()
             && let Err(e) = programs.clear_compartment(slot)
         {
             tracing::error!("removing compartment {slot} from the kernel path: {e}");

@@ -13,6 +13,7 @@ use super::device::Device;
 use super::endpoint::Endpoint;
 use super::host::Host;
 use super::mirror::Mirror;
+use super::release::Behind;
 use super::resolve::Resolver;
 use super::sockets::Sockets;
 use crate::config::Config;
@@ -42,6 +43,7 @@ pub struct Core {
     pub(super) sockets: Sockets,
     /// By connection: each has at most one.
     pub(super) endpoints: HashMap<u64, Endpoint>,
+    pub(super) behind: Behind,
     pub(super) resolver: Resolver,
     /// Cgroups of removed compartments whose processes are being ended.
     pub(super) dying: Vec<super::compartment::Dying>,

@@ -35,10 +35,12 @@ pub struct Endpoint {
     pub pid: u32,
     /// Its name then.
     pub command: String,
+    /// An administrator named the compartment; else its process lives there.
+    by_admin: bool,
     /// What it says about the endpoint.
     pub note: String,
-    /// The sockets behind each claim, kept while it stands.
-    proofs: HashMap<(u16, Option<IpAddr>), Vec<Proof>>,
+    /// The sockets behind each claim.
+    pub(super) proofs: HashMap<(u16, Option<IpAddr>), Vec<Proof>>,
 }
 
 impl Endpoint {
@@ -65,6 +67,7 @@ impl Core {
             Some(name) => self.registry.slot(name)?,
             None => self.compartment_of(conn)?,
         };
+        let named = name.is_some();
         let name = self.name(slot);
         if self.endpoints.values().filter(|e| e.slot == slot).count() >= self.config.limits.endpoints {
             let most = self.config.limits.endpoints;
@@ -86,6 +89,7 @@ impl Core {
             kind,
             pid: conn.peer.pid,
             command: command(conn),
+            by_admin: named,
             note: String::new(),
             proofs: HashMap::new(),
         };
@@ -129,6 +133,10 @@ impl Core {
 
     /// Takes the endpoint of a connection away, with its claims. Without one nothing happens.
     pub(super) fn detach(&mut self, conn: u64, reason: &str) {
+        let Some(endpoint) = self.endpoints.get(&conn) else { return };
+        for (port, address) in endpoint.proofs.keys().copied().collect::<Vec<_>>() {
+            self.forget_proofs(conn, port, address);
+        }
         let Some(endpoint) = self.endpoints.remove(&conn) else { return };
         let slot = endpoint.slot;
         let claims = self.registry.get(slot).map(|c| c.claims.of(endpoint.id)).unwrap_or_default();
@@ -162,18 +170,14 @@ impl Core {
         if family.is_some() {
             return Err(Refused::new(Errno::OPNOTSUPP, "claims for one family are not there yet"));
         }
-        let cookie = if sockets.is_empty() {
-            None
-        } else {
-            own_cookie().refused(|| "identifying afnetd's network namespace")?
-        };
-        let proofs: Vec<Proof> =
-            sockets.into_iter().map(|fd| Proof::check(fd, cookie)).collect::<Result<_, _>>()?;
+        // What was given up may be what is claimed now.
+        self.released();
         let endpoint = self.endpoint(conn)?;
-        let (id, slot) = (endpoint.id, endpoint.slot);
+        let (id, slot, by_admin) = (endpoint.id, endpoint.slot, endpoint.by_admin);
         if endpoint.is_raw() {
             return Err(Refused::new(Errno::OPNOTSUPP, "a raw endpoint has all of its compartment already"));
         }
+        let mut proofs = self.proofs(slot, by_admin, sockets)?;
         if let Some(address) = address
             && !self.owns(slot, address)
         {
@@ -205,10 +209,38 @@ impl Core {
             self.release(slot, &claim)?;
             return Err(e);
         }
+        if let Err(e) = self.watch_proofs(conn, &mut proofs) {
+            self.release(slot, &claim)?;
+            return Err(e);
+        }
         if let Some(endpoint) = self.endpoints.get_mut(&conn) {
             endpoint.proofs.insert((port, address), proofs);
         }
         Ok(Answer::Claimed { port, count })
+    }
+
+    /// Checks the sockets that came with a claim of the compartment.
+    fn proofs(&self, slot: Slot, by_admin: bool, sockets: Vec<OwnedFd>) -> Result<Vec<Proof>, Refused> {
+        if sockets.is_empty() {
+            return Ok(Vec::new());
+        }
+        let cookie = own_cookie().refused(|| "identifying afnetd's network namespace")?;
+        let check = |socket| {
+            let mut proof = Proof::check(socket, cookie)?;
+            match self.registered(&proof)? {
+                Some(known) => proof.of_compartment(&known, slot)?,
+                None if by_admin => {}
+                None => {
+                    let text = format!(
+                        "a socket that came with the claim was not made in {}: make it there",
+                        self.name(slot)
+                    );
+                    return Err(Refused::new(Errno::BADF, text));
+                }
+            }
+            Ok(proof)
+        };
+        sockets.into_iter().map(check).collect()
     }
 
     /// Gives a claim of a connection's endpoint back.
@@ -227,11 +259,11 @@ impl Core {
             Refused::new(Errno::NOENT, format!("this endpoint has no claim that starts at port {port}"))
         })?;
         self.release(slot, claim)?;
-        if let Some(endpoint) = self.endpoints.get_mut(&conn) {
-            endpoint.proofs.remove(&(port, address));
-            if let Some(reason) = reason {
-                endpoint.note = reason.to_owned();
-            }
+        self.forget_proofs(conn, port, address);
+        if let Some(endpoint) = self.endpoints.get_mut(&conn)
+            && let Some(reason) = reason
+        {
+            endpoint.note = reason.to_owned();
         }
         Ok(())
     }
@@ -247,7 +279,7 @@ impl Core {
     }
 
     /// Takes a claim out: XDP program, registry, workers.
-    fn release(&mut self, slot: Slot, claim: &Claim) -> Result<(), Refused> {
+    pub(super) fn release(&mut self, slot: Slot, claim: &Claim) -> Result<(), Refused> {
         let removed = self.registry.get_mut(slot);
         let removed = removed.and_then(|c| c.claims.remove(claim.endpoint, claim.first, claim.address));
         if let Some((_, pieces)) = removed {

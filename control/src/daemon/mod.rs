@@ -19,7 +19,7 @@
 //! | [`compartment`], [`address`] | what administrators add and remove |
 //! | [`confine`] | the kernel path: what its programs are told |
 //! | [`enter`] | who may move which process into a compartment |
-//! | [`endpoint`], [`proof`] | what tenants attach and claim |
+//! | [`endpoint`], [`proof`], [`release`] | what tenants attach and claim |
 //! | [`resolve`], [`mirror`] | where packets go: the kernel's routes and neighbours |
 //! | [`sockets`] | connections of addresses that are taken away |
 //! | [`report`] | answers to those who look |
@@ -40,6 +40,7 @@ pub mod enter;
 pub mod host;
 pub mod mirror;
 pub mod proof;
+pub mod release;
 pub mod report;
 pub mod resolve;
 pub mod run;

@@ -1,22 +1,31 @@
 //! Proof that a port is a tenant's: UDP sockets of the kernel that are bound to it.
 //!
 //! A claim takes datagrams away from the kernel's sockets, so whoever claims must hold the socket that would get them.
-//! The kernel's bind is the registry; a second process that wants the port gets EADDRINUSE from it, as ever. The
-//! daemon keeps the sockets while the claim stands: so the port cannot pass to somebody else meanwhile, and what the
-//! fast path does not take still queues there.
+//! The kernel's bind is the registry; a second process that wants the port gets EADDRINUSE from it, as ever.
 //!
-//! | checked | by |
-//! |---|---|
-//! | a UDP socket | `SO_DOMAIN`, `SO_TYPE`, `SO_PROTOCOL` |
-//! | of this network namespace | `SO_NETNS_COOKIE` (kernel 5.14) |
-//! | bound to the port, on the address or all | `getsockname()`, `IPV6_V6ONLY` |
+//! | checked | of a socket made in the compartment | of any other |
+//! |---|---|---|
+//! | a UDP socket | `SO_DOMAIN`, `SO_TYPE`, `SO_PROTOCOL` | the same |
+//! | of this network namespace | `SO_NETNS_COOKIE` (kernel 5.14) | the same |
+//! | bound to the port, on which addresses | the kernel path's register of ports; one that is only connected: `getsockname()` | `getsockname()`, `IPV6_V6ONLY` |
+//! | who may prove by it | every endpoint of that compartment | endpoints that an administrator attached |
+//! | the port stays the tenant's | the kernel path reports when it is given up, and the claim goes | the daemon keeps the socket while the claim stands |
+//!
+//! Where a socket was made is told by the kernel path's programs and cannot be changed. So a socket of another
+//! compartment, which is bound to the same port at other addresses, and one that a process has brought along from the
+//! host, which is bound to the host's, prove nothing here. Within a compartment the kernel's own rules decide who shares
+//! a port (SO_REUSEADDR of both, or SO_REUSEPORT of both and one user), and the register enforces them.
+//!
+//! A socket that took its port by connecting, not by `bind()`, loses it when the connection is dissolved, which no
+//! program sees. The claim then stands until the socket is closed, bound or used anew.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use afnet_bpf::Registered;
 use rustix::io::Errno;
-use rustix::net::sockopt::{ipv6_v6only, socket_domain, socket_protocol, socket_type};
+use rustix::net::sockopt::{ipv6_v6only, socket_cookie, socket_domain, socket_protocol, socket_type};
 use rustix::net::{AddressFamily, SocketType, getsockname, ipproto};
 
 use crate::error::Refused;
@@ -27,16 +36,25 @@ const SO_NETNS_COOKIE: libc::c_int = 71;
 /// A socket that was checked.
 #[derive(Debug)]
 pub struct Proof {
-    _socket: OwnedFd,
+    /// Kept if no program watches it.
+    kept: Option<OwnedFd>,
+    /// Of one that is watched (SO_COOKIE).
+    cookie: Option<u64>,
     bound: SocketAddr,
-    dual_stack: bool,
+    /// It is on all addresses of the family.
+    all4: bool,
+    all6: bool,
+}
+
+/// A reason against a socket.
+fn refuse(why: &str) -> Refused {
+    Refused::new(Errno::BADF, format!("a socket that came with the claim {why}"))
 }
 
 impl Proof {
-    /// Checks a socket; `cookie` is that of the daemon's network namespace, if the kernel tells it.
+    /// Checks a socket for what can be asked of it; `cookie` is that of the daemon's network namespace, if the kernel
+    /// tells it.
     pub fn check(socket: OwnedFd, cookie: Option<u64>) -> Result<Self, Refused> {
-        let refuse =
-            |why: &str| Refused::new(Errno::BADF, format!("a socket that came with the claim {why}"));
         let io = |e: Errno| match e {
             Errno::NOTSOCK => Refused::new(Errno::NOTSOCK, "what came with the claim is no socket"),
             e => Refused::new(e, format!("looking at a socket that came with the claim: {e}")),
@@ -56,8 +74,50 @@ impl Proof {
         if bound.port() == 0 {
             return Err(refuse("is not bound"));
         }
-        let dual_stack = domain == AddressFamily::INET6 && !ipv6_v6only(&socket).map_err(io)?;
-        Ok(Self { _socket: socket, bound: canonical(bound), dual_stack })
+        let all = bound.ip().is_unspecified();
+        let all6 = all && domain == AddressFamily::INET6;
+        let all4 = all && (!all6 || !ipv6_v6only(&socket).map_err(io)?);
+        Ok(Self { kept: Some(socket), cookie: None, bound: canonical(bound), all4, all6 })
+    }
+
+    /// Goes by what the kernel path knows of the socket: whether it is one of the compartment's, and where it is. Its
+    /// release is to be watched, by its cookie, instead of keeping it.
+    pub fn of_compartment(&mut self, known: &Registered, slot: u32) -> Result<(), Refused> {
+        if known.slot != Some(slot) {
+            return Err(refuse("was made in another compartment"));
+        }
+        if known.port == 0 {
+            // Connected without bind(): the kernel alone has registered it, at one address.
+            if self.all4 || self.all6 {
+                return Err(refuse("is bound to nothing that the compartment knows of"));
+            }
+        } else if known.port != self.port() {
+            return Err(refuse("has lost its port"));
+        } else {
+            (self.all4, self.all6) = (known.all4, known.all6);
+        }
+        let socket = self.kept.as_ref().ok_or_else(|| refuse("is closed"))?;
+        let cookie = socket_cookie(socket)
+            .map_err(|e| Refused::new(e, format!("identifying a socket that came with the claim: {e}")))?;
+        self.cookie = Some(cookie);
+        Ok(())
+    }
+
+    /// The socket.
+    pub fn socket(&self) -> Option<BorrowedFd<'_>> {
+        self.kept.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Gives the socket up if its release is reported: a copy here would keep the port when the tenant has closed it.
+    pub fn let_go(&mut self) {
+        if self.cookie.is_some() {
+            self.kept = None;
+        }
+    }
+
+    /// Its number, if its release is reported.
+    pub fn cookie(&self) -> Option<u64> {
+        self.cookie
     }
 
     /// Its port.
@@ -68,11 +128,7 @@ impl Proof {
     /// Whether the kernel would give it datagrams to `address`.
     pub fn covers(&self, address: IpAddr) -> bool {
         let bound = self.bound.ip();
-        if bound.is_unspecified() {
-            bound.is_ipv4() == address.is_ipv4() || self.dual_stack && bound.is_ipv6()
-        } else {
-            bound == address
-        }
+        (if address.is_ipv4() { self.all4 } else { self.all6 }) || bound == address && !bound.is_unspecified()
     }
 }
 
@@ -132,6 +188,39 @@ mod tests {
         rustix::net::bind(&only6, &"[::]:0".parse::<SocketAddr>().unwrap()).unwrap();
         let only6 = Proof::check(only6, None).unwrap();
         assert!(!only6.covers(ip("192.0.2.1")) && only6.covers(ip("2001:db8::1")));
+    }
+
+    #[test]
+    fn the_register_says_what_a_compartments_socket_covers() {
+        let known = Registered { slot: Some(5), port: 0, all4: false, all6: false };
+        // At one address for the kernel, on all of them for the compartment.
+        let mut all = proof("127.0.0.1:0");
+        let registered = Registered { port: all.port(), all4: true, ..known };
+        all.of_compartment(&registered, 5).unwrap();
+        assert!(all.covers(ip("192.0.2.1")) && !all.covers(ip("2001:db8::1")));
+        assert!(all.socket().is_some() && all.cookie().is_some());
+        all.let_go();
+        assert!(all.socket().is_none());
+        // The other way round: what says "all" was registered for one.
+        let mut one = proof("0.0.0.0:0");
+        one.of_compartment(&Registered { port: one.port(), ..known }, 5).unwrap();
+        assert!(!one.covers(ip("192.0.2.1")) && !one.covers(ip("0.0.0.0")));
+        // Connected without bind().
+        let mut connected = proof("127.0.0.1:0");
+        connected.of_compartment(&known, 5).unwrap();
+        assert!(connected.covers(ip("127.0.0.1")) && !connected.covers(ip("127.0.0.2")));
+        for (address, known, why) in [
+            ("127.0.0.1:0", Registered { slot: Some(6), ..known }, "another compartment"),
+            ("127.0.0.1:0", Registered { slot: None, ..known }, "another compartment"),
+            ("127.0.0.1:0", Registered { port: 1, ..known }, "lost its port"),
+            ("0.0.0.0:0", known, "bound to nothing"),
+        ] {
+            let mut proof = proof(address);
+            let refused = proof.of_compartment(&known, 5).unwrap_err();
+            assert!(refused.message.contains(why), "{refused}");
+            proof.let_go();
+            assert!(proof.socket().is_some(), "nobody reports its end");
+        }
     }
 
     #[test]

@@ -31,6 +31,7 @@ use crate::system::{accounts::group_id, caps, notify, signals::Signals};
 const KERNEL: Token = Token(0);
 const SIGNALS: Token = Token(1);
 const WAKER: Token = Token(2);
+const RELEASES: Token = Token(3);
 /// Event ring of device `i`: 16 + i.
 const RINGS: usize = 16;
 /// The server's tokens, above those of the most devices there can be.
@@ -192,6 +193,7 @@ impl Core {
                         }
                     }
                     WAKER => self.worker_events(),
+                    RELEASES => self.released(),
                     Token(token) if token >= SERVER => server.ready(event.token(), event),
                     Token(token) => self.ring_events(token - RINGS, &mut logged),
                 }
@@ -239,6 +241,10 @@ impl Core {
 
     /// Watches the event rings of the devices that are there.
     fn watch_rings(&mut self, poll: &Poll) -> Result<(), Refused> {
+        if let Some(fd) = self.releases_fd() {
+            let watched = poll.registry().register(&mut SourceFd(&fd), RELEASES, Interest::READABLE);
+            watched.refused(|| "watching for sockets that are released")?;
+        }
         (0..self.devices.len()).try_for_each(|index| self.watch_ring(poll, index))
     }
 

@@ -21,6 +21,7 @@ use super::core::Core;
 use super::device::{self, Device};
 use super::host::Host;
 use super::mirror::Mirror;
+use super::release::Behind;
 use super::resolve::Resolver;
 use super::sockets::Sockets;
 use crate::config::{Config, Wake};
@@ -73,6 +74,7 @@ impl Core {
             dataplane,
             sockets: Sockets::open().refused(|| "opening sock_diag")?,
             endpoints: HashMap::new(),
+            behind: Behind::default(),
             resolver: Resolver::default(),
             dying: Vec::new(),
             events: Vec::new(),
