@@ -52,6 +52,9 @@ pub(crate) fn unavailable(reason: &dyn fmt::Display) {
 pub(crate) fn stats() {
     let Some(path) = settings::texts().and_then(|t| t.stats.as_ref()) else { return };
     let value = |count: &AtomicU64| count.load(Ordering::Relaxed);
+    if value(&COUNTS.sockets) == 0 {
+        return;
+    }
     let (mut rx, mut tx) = (value(&COUNTS.rx), value(&COUNTS.tx));
     crate::table::each(|socket| {
         let shared = socket.shared();
