@@ -41,9 +41,56 @@ const LOOK_NS: u64 = 4_000_000;
 /// The shim's own descriptors have numbers from here on, out of the program's way, if it may have so many.
 const OWN_FROM: u64 = 4096;
 
-/// Puts a bound socket on the fast path, if that can be.
+/// Looks in vain, without a datagram in between, after which a program is taken for one that polls without a pause.
+const VAIN: u32 = 1000;
+
+/// Puts a socket on the fast path when it is worth it, and when it is known how the program waits for it: by a call
+/// that sleeps, an epoll set, poll() or select(), or by asking again and again. A program that waits by system calls
+/// of its own, past the C library, would never hear of what is in a ring: its sockets stay with the kernel.
 #[cold]
-pub(crate) fn accelerate(fd: i32, socket: &Use) {
+pub(crate) fn consider(fd: i32, socket: &Use) {
+    let shared = socket.shared();
+    if shared.state() == state::IDLE
+        && shared.wanted.load(Ordering::Relaxed)
+        && shared.seen.load(Ordering::Relaxed)
+    {
+        accelerate(fd, socket);
+    }
+}
+
+/// It is worth the fast path.
+#[cold]
+pub(crate) fn want(fd: i32, socket: &Use) {
+    socket.shared().wanted.store(true, Ordering::Relaxed);
+    consider(fd, socket);
+}
+
+/// The program has been seen to wait for it.
+#[cold]
+pub(crate) fn see(fd: i32, socket: &Use) {
+    socket.shared().seen.store(true, Ordering::Relaxed);
+    consider(fd, socket);
+}
+
+/// A look in vain.
+#[cold]
+pub(crate) fn in_vain(fd: i32, socket: &Use) {
+    let vain = &socket.shared().vain;
+    let count = vain.load(Ordering::Relaxed) + 1;
+    vain.store(count, Ordering::Relaxed);
+    if count >= VAIN {
+        see(fd, socket);
+    }
+}
+
+/// Whether calls on it sleep.
+pub(crate) fn sleeps(fd: i32) -> bool {
+    // SAFETY: no pointer goes along.
+    quietly(|| unsafe { real::fcntl(fd, libc::F_GETFL, 0) } & libc::O_NONBLOCK == 0)
+}
+
+/// Puts a bound socket on the fast path, if that can be.
+fn accelerate(fd: i32, socket: &Use) {
     let shared = socket.shared();
     // A socket that processes share can only be put there by all of them, or before.
     if settings::off() || shared.state() != state::IDLE || shared.is_forked() {

@@ -24,7 +24,7 @@
 //! | `attach` | how a socket gets on the fast path and off it |
 //! | `receive`, `send` | datagrams; `message`: their control messages; `errors`: ICMP errors |
 //! | `known` | which way a destination is, and from which address |
-//! | `options` | socket options |
+//! | `options` | socket options; `names`: the compartment's addresses |
 //! | `wait` | arming and sleeping; `watch`: epoll; `ready`: poll and select |
 //! | `process` | fork, exec, exit |
 //! | `settings`, `log` | what the environment says, and what is said |
@@ -42,6 +42,7 @@ mod known;
 mod lock;
 mod log;
 mod message;
+mod names;
 mod options;
 mod process;
 mod ready;

@@ -8,7 +8,7 @@ use libc::{
 };
 
 use crate::{
-    real,
+    attach, real,
     shared::{Shared, state},
     socket::Use,
     sys::{now_ns, set_errno},
@@ -28,10 +28,17 @@ struct Member {
 
 const INPUT: c_short = POLLIN | POLLRDNORM;
 
-/// Whether any of these descriptors has rings. One load for each that has none.
+/// Whether any of these descriptors has rings; one load for each that is no socket. That the program waits is seen here.
 pub(crate) fn concerns(fds: &[pollfd]) -> bool {
-    fds.iter()
-        .any(|entry| table::has(entry.fd) && table::get(entry.fd).is_some_and(|s| has_rings(s.shared())))
+    let mut any = false;
+    for entry in fds.iter().filter(|entry| table::has(entry.fd)) {
+        let Some(socket) = table::get(entry.fd) else { continue };
+        if socket.shared().state() == state::IDLE && entry.events & INPUT != 0 {
+            attach::see(entry.fd, &socket);
+        }
+        any |= has_rings(socket.shared());
+    }
+    any
 }
 
 fn has_rings(shared: &Shared) -> bool {

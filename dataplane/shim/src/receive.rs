@@ -36,7 +36,7 @@ const FOLLOWED: c_int =
 /// Receives from the rings between two looks at the kernel's queue while they never run empty.
 const KERNEL_EVERY: u32 = 64;
 /// Most datagrams that are put together for UDP_GRO, as the kernel's UDP_MAX_SEGMENTS.
-const MOST_TOGETHER: usize = 64;
+const MOST_TOGETHER: u64 = 64;
 
 /// What one look at the rings yields.
 enum Got {
@@ -279,7 +279,7 @@ unsafe fn together(
     // SAFETY: the caller's promise.
     let room = unsafe { room(message) };
     let Some(ring) = rx.rings().get_mut(at) else { return (copied, total, count) };
-    while (count as usize) < MOST_TOGETHER {
+    while count < MOST_TOGETHER {
         let Ok(Some(item)) = ring.peek() else { break };
         let r = item.record;
         let same = r.kind == kind::DATAGRAM

@@ -231,7 +231,7 @@ unsafe fn queue(shared: &Shared, tx: &mut Tx<'_>, message: &msghdr, flags: c_int
     let wanted = options.wants.load(Ordering::Relaxed);
     let segment = said.segment.unwrap_or_else(|| options.segment.load(Ordering::Relaxed));
     let pieces = if segment == 0 { 1 } else { len.div_ceil(usize::from(segment)) };
-    if len > MOST || pieces > MOST_SEGMENTS || parts.iter().any(|p| bad(p)) {
+    if len > MOST || pieces > MOST_SEGMENTS || parts.iter().any(bad) {
         return Sent::Kernel;
     }
     let four = is_v4(&to.ip);

@@ -105,6 +105,8 @@ pub(crate) struct Receiving {
     pub(crate) armed: bool,
     /// The eventfd may have been written since it was last emptied.
     pub(crate) rung: bool,
+    /// It was written by ourselves.
+    pub(crate) signalled: bool,
     /// Receives since the kernel's queue was looked at.
     pub(crate) since_kernel: u32,
     /// The kernel's queue comes first: it holds what came before the rings.
@@ -125,8 +127,9 @@ pub(crate) struct Sending {
 impl Receiving {
     #[inline]
     pub(crate) fn rings(&mut self) -> &mut [Consumer] {
+        let first: *mut Consumer = self.consumers.as_mut_ptr().cast();
         // SAFETY: the first `workers` are initialised (`install`).
-        unsafe { self.consumers.get_unchecked_mut(..self.workers).assume_init_mut() }
+        unsafe { core::slice::from_raw_parts_mut(first, self.workers) }
     }
 
     /// Whether no ring holds anything.
@@ -139,8 +142,9 @@ impl Receiving {
 impl Sending {
     #[inline]
     pub(crate) fn rings(&mut self) -> &mut [Producer] {
+        let first: *mut Producer = self.producers.as_mut_ptr().cast();
         // SAFETY: the first `workers` are initialised (`install`).
-        unsafe { self.producers.get_unchecked_mut(..self.workers).assume_init_mut() }
+        unsafe { core::slice::from_raw_parts_mut(first, self.workers) }
     }
 }
 
@@ -161,6 +165,12 @@ pub(crate) struct Shared {
     pub(crate) family: AtomicI32,
     /// Datagrams without the fast path, while [`state::IDLE`].
     pub(crate) before: AtomicU32,
+    /// It is worth the fast path: it has a port of its own choice, or has seen some datagrams.
+    pub(crate) wanted: AtomicBool,
+    /// How the program waits for it has been seen. See [`crate::attach::consider`].
+    pub(crate) seen: AtomicBool,
+    /// Looks at it in vain, one after the other.
+    pub(crate) vain: AtomicU32,
     /// Processes that have it; one that was killed still counts.
     processes: AtomicU32,
     /// Port at which it listens to the loopback, 0: at none.
@@ -299,6 +309,7 @@ impl Shared {
         rx.next = 0;
         rx.armed = false;
         rx.rung = true;
+        rx.signalled = false;
         rx.filtering = false;
         rx.kernel_first = true;
     }

@@ -31,6 +31,7 @@ pub(crate) fn arm(shared: &Shared, rx: &mut Rx<'_>) -> bool {
     if rx.rung {
         drain(shared);
         rx.rung = false;
+        rx.signalled = false;
     }
     rx.rings().iter_mut().for_each(Consumer::wake);
     let asleep = rx.rings().iter_mut().all(Consumer::sleep);
@@ -53,11 +54,10 @@ pub(crate) fn settle(shared: &Shared, rx: &mut Rx<'_>) {
 }
 
 fn settle_watched(shared: &Shared, rx: &mut Rx<'_>) {
-    if arm(shared, rx) && !rx.armed && !rx.rung {
+    // Armed and not empty: the worker has rung, or is about to.
+    if arm(shared, rx) && !rx.armed && !rx.signalled {
         signal(shared);
-        rx.rung = true;
-    } else if !rx.armed && !rx.is_empty() {
-        signal(shared);
+        rx.signalled = true;
         rx.rung = true;
     }
 }

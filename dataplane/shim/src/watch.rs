@@ -20,7 +20,7 @@ use libc::{
 };
 
 use crate::{
-    real,
+    attach, real,
     shared::Shared,
     socket::{Local, Use},
     spin::Spin,
@@ -89,6 +89,9 @@ pub(crate) fn control(socket: &Use, epoll: c_int, operation: c_int, fd: c_int, e
             _ => return,
         }
     };
+    if event.is_some_and(|e| e.events & INPUT != 0) {
+        attach::see(fd, socket);
+    }
     if added {
         wait::settle(shared, &mut shared.lock_rx());
     }

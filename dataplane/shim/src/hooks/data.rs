@@ -7,8 +7,8 @@ use core::{
 
 use libc::{iovec, mmsghdr, msghdr, off_t, size_t, sockaddr, socklen_t, ssize_t, timespec};
 
-use super::{by_kernel, followed};
-use crate::{attach, real, receive, send, table};
+use super::{before_receive, by_kernel, followed};
+use crate::{attach, real, receive, send};
 
 /// Descriptors that go to another process leave the fast path: it would not know of the rings.
 ///
@@ -49,7 +49,7 @@ fn copied_by_kernel(fd: c_int, by: &str) {
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn send(fd: c_int, data: *const c_void, len: size_t, flags: c_int) -> ssize_t {
+pub(super) unsafe extern "C" fn send(fd: c_int, data: *const c_void, len: size_t, flags: c_int) -> ssize_t {
     if let Some((_inside, socket)) = followed(fd)
         // SAFETY: the program's promise.
         && let Some(result) = unsafe { send::send_to(&socket, fd, data, len, flags, ptr::null(), 0) }
@@ -63,7 +63,7 @@ unsafe extern "C" fn send(fd: c_int, data: *const c_void, len: size_t, flags: c_
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn sendto(
+pub(super) unsafe extern "C" fn sendto(
     fd: c_int,
     data: *const c_void,
     len: size_t,
@@ -84,7 +84,7 @@ unsafe extern "C" fn sendto(
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn sendmsg(fd: c_int, message: *const msghdr, flags: c_int) -> ssize_t {
+pub(super) unsafe extern "C" fn sendmsg(fd: c_int, message: *const msghdr, flags: c_int) -> ssize_t {
     // SAFETY: the program's promise.
     if let Some(msg) = unsafe { message.as_ref() }
         && let Some((_inside, socket)) = followed(fd)
@@ -102,7 +102,12 @@ unsafe extern "C" fn sendmsg(fd: c_int, message: *const msghdr, flags: c_int) ->
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn sendmmsg(fd: c_int, messages: *mut mmsghdr, count: c_uint, flags: c_int) -> c_int {
+pub(super) unsafe extern "C" fn sendmmsg(
+    fd: c_int,
+    messages: *mut mmsghdr,
+    count: c_uint,
+    flags: c_int,
+) -> c_int {
     if let Some((_inside, socket)) = followed(fd)
         // SAFETY: the program's promise.
         && let Some(result) = unsafe { send::send_many(&socket, fd, messages, count, flags) }
@@ -122,7 +127,7 @@ unsafe extern "C" fn sendmmsg(fd: c_int, messages: *mut mmsghdr, count: c_uint, 
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn write(fd: c_int, data: *const c_void, len: size_t) -> ssize_t {
+pub(super) unsafe extern "C" fn write(fd: c_int, data: *const c_void, len: size_t) -> ssize_t {
     if let Some((_inside, socket)) = followed(fd)
         // SAFETY: the program's promise.
         && let Some(result) = unsafe { send::send_to(&socket, fd, data, len, 0, ptr::null(), 0) }
@@ -145,7 +150,7 @@ fn around(parts: *const iovec, count: usize) -> msghdr {
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn writev(fd: c_int, parts: *const iovec, count: c_int) -> ssize_t {
+pub(super) unsafe extern "C" fn writev(fd: c_int, parts: *const iovec, count: c_int) -> ssize_t {
     if let Ok(parts_count) = usize::try_from(count)
         && parts_count <= 1024
         && let Some((_inside, socket)) = followed(fd)
@@ -161,21 +166,31 @@ unsafe extern "C" fn writev(fd: c_int, parts: *const iovec, count: c_int) -> ssi
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn sendfile(out: c_int, input: c_int, offset: *mut off_t, count: size_t) -> ssize_t {
+pub(super) unsafe extern "C" fn sendfile(
+    out: c_int,
+    input: c_int,
+    offset: *mut off_t,
+    count: size_t,
+) -> ssize_t {
     copied_by_kernel(out, "sendfile()");
     // SAFETY: the program's promise.
     unsafe { real::sendfile(out, input, offset, count) }
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn sendfile64(out: c_int, input: c_int, offset: *mut off_t, count: size_t) -> ssize_t {
+pub(super) unsafe extern "C" fn sendfile64(
+    out: c_int,
+    input: c_int,
+    offset: *mut off_t,
+    count: size_t,
+) -> ssize_t {
     copied_by_kernel(out, "sendfile()");
     // SAFETY: the program's promise.
     unsafe { real::sendfile64(out, input, offset, count) }
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn splice(
+pub(super) unsafe extern "C" fn splice(
     input: c_int,
     from: *mut i64,
     out: c_int,
@@ -190,13 +205,13 @@ unsafe extern "C" fn splice(
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn recv(fd: c_int, data: *mut c_void, len: size_t, flags: c_int) -> ssize_t {
+pub(super) unsafe extern "C" fn recv(fd: c_int, data: *mut c_void, len: size_t, flags: c_int) -> ssize_t {
     // SAFETY: the program's promise.
     unsafe { recvfrom(fd, data, len, flags, ptr::null_mut(), ptr::null_mut()) }
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn recvfrom(
+pub(super) unsafe extern "C" fn recvfrom(
     fd: c_int,
     data: *mut c_void,
     len: size_t,
@@ -205,12 +220,13 @@ unsafe extern "C" fn recvfrom(
     from_len: *mut socklen_t,
 ) -> ssize_t {
     let part = iovec { iov_base: data, iov_len: len };
-    if let Some((_inside, socket)) = followed(fd)
+    if let Some((_inside, socket)) = followed(fd) {
+        before_receive(fd, &socket, flags);
         // SAFETY: the program's promise.
-        && let Some(result) =
-            unsafe { receive::receive_from(fd, &socket, part, flags, from.cast(), from_len) }
-    {
-        return result;
+        let result = unsafe { receive::receive_from(fd, &socket, part, flags, from.cast(), from_len) };
+        if let Some(result) = result {
+            return result;
+        }
     }
     // SAFETY: the program's promise.
     let result = unsafe { real::recvfrom(fd, data, len, flags, from, from_len) };
@@ -219,14 +235,16 @@ unsafe extern "C" fn recvfrom(
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn recvmsg(fd: c_int, message: *mut msghdr, flags: c_int) -> ssize_t {
+pub(super) unsafe extern "C" fn recvmsg(fd: c_int, message: *mut msghdr, flags: c_int) -> ssize_t {
     // SAFETY: the program's promise.
     if let Some(msg) = unsafe { message.as_mut() }
         && let Some((_inside, socket)) = followed(fd)
-        // SAFETY: the program's promise.
-        && let Some(result) = unsafe { receive::receive(fd, &socket, msg, flags) }
     {
-        return result;
+        before_receive(fd, &socket, flags);
+        // SAFETY: the program's promise.
+        if let Some(result) = unsafe { receive::receive(fd, &socket, msg, flags) } {
+            return result;
+        }
     }
     // SAFETY: the program's promise.
     let result = unsafe { real::recvmsg(fd, message, flags) };
@@ -235,18 +253,20 @@ unsafe extern "C" fn recvmsg(fd: c_int, message: *mut msghdr, flags: c_int) -> s
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn recvmmsg(
+pub(super) unsafe extern "C" fn recvmmsg(
     fd: c_int,
     messages: *mut mmsghdr,
     count: c_uint,
     flags: c_int,
     timeout: *mut timespec,
 ) -> c_int {
-    if let Some((_inside, socket)) = followed(fd)
+    if let Some((_inside, socket)) = followed(fd) {
+        before_receive(fd, &socket, flags);
         // SAFETY: the program's promise.
-        && let Some(result) = unsafe { receive::receive_many(fd, &socket, messages, count, flags, timeout) }
-    {
-        return result;
+        let result = unsafe { receive::receive_many(fd, &socket, messages, count, flags, timeout) };
+        if let Some(result) = result {
+            return result;
+        }
     }
     // SAFETY: the program's promise.
     let result = unsafe { real::recvmmsg(fd, messages, count, flags, timeout) };
@@ -255,34 +275,37 @@ unsafe extern "C" fn recvmmsg(
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn read(fd: c_int, data: *mut c_void, len: size_t) -> ssize_t {
+pub(super) unsafe extern "C" fn read(fd: c_int, data: *mut c_void, len: size_t) -> ssize_t {
     let part = iovec { iov_base: data, iov_len: len };
     // The kernel does not even look at the socket for nothing.
     if len != 0
         && let Some((_inside, socket)) = followed(fd)
-        // SAFETY: the program's promise.
-        && let Some(result) =
-            unsafe { receive::receive_from(fd, &socket, part, 0, ptr::null_mut(), ptr::null_mut()) }
     {
-        return result;
+        before_receive(fd, &socket, 0);
+        // SAFETY: the program's promise.
+        let result = unsafe { receive::receive_from(fd, &socket, part, 0, ptr::null_mut(), ptr::null_mut()) };
+        if let Some(result) = result {
+            return result;
+        }
     }
     // SAFETY: the program's promise.
     let result = unsafe { real::read(fd, data, len) };
-    if table::has(fd) {
-        by_kernel(fd, result >= 0);
-    }
+    by_kernel(fd, result >= 0);
     result
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn readv(fd: c_int, parts: *const iovec, count: c_int) -> ssize_t {
+pub(super) unsafe extern "C" fn readv(fd: c_int, parts: *const iovec, count: c_int) -> ssize_t {
     if let Ok(parts_count) = usize::try_from(count)
         && (1..=1024).contains(&parts_count)
         && let Some((_inside, socket)) = followed(fd)
-        // SAFETY: the program's promise.
-        && let Some(result) = unsafe { receive::receive(fd, &socket, &mut around(parts, parts_count), 0) }
     {
-        return result;
+        before_receive(fd, &socket, 0);
+        // SAFETY: the program's promise.
+        let result = unsafe { receive::receive(fd, &socket, &mut around(parts, parts_count), 0) };
+        if let Some(result) = result {
+            return result;
+        }
     }
     // SAFETY: the program's promise.
     let result = unsafe { real::readv(fd, parts, count) };
@@ -293,14 +316,19 @@ unsafe extern "C" fn readv(fd: c_int, parts: *const iovec, count: c_int) -> ssiz
 // With _FORTIFY_SOURCE programs call these. They end the program if the buffer is too small, as the C library's do.
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn __read_chk(fd: c_int, data: *mut c_void, len: size_t, room: size_t) -> ssize_t {
+pub(super) unsafe extern "C" fn __read_chk(
+    fd: c_int,
+    data: *mut c_void,
+    len: size_t,
+    room: size_t,
+) -> ssize_t {
     fits(len, room);
     // SAFETY: the program's promise.
     unsafe { read(fd, data, len) }
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn __recv_chk(
+pub(super) unsafe extern "C" fn __recv_chk(
     fd: c_int,
     data: *mut c_void,
     len: size_t,
@@ -313,7 +341,7 @@ unsafe extern "C" fn __recv_chk(
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn __recvfrom_chk(
+pub(super) unsafe extern "C" fn __recvfrom_chk(
     fd: c_int,
     data: *mut c_void,
     len: size_t,

@@ -9,7 +9,7 @@ use libc::{AF_INET, AF_INET6, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, sockaddr,
 
 use super::followed;
 use crate::{
-    address, attach, options, real, receive, send, settings,
+    address, attach, names, options, real, receive, send, settings,
     shared::state,
     socket::Socket,
     sys::{Inside, quietly, set_errno},
@@ -17,7 +17,7 @@ use crate::{
 };
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int {
+pub(super) unsafe extern "C" fn socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int {
     // SAFETY: plain numbers.
     let fd = unsafe { real::socket(domain, kind, protocol) };
     let udp = matches!(domain, AF_INET | AF_INET6)
@@ -36,7 +36,7 @@ unsafe extern "C" fn socket(domain: c_int, kind: c_int, protocol: c_int) -> c_in
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn bind(fd: c_int, name: *const sockaddr, len: socklen_t) -> c_int {
+pub(super) unsafe extern "C" fn bind(fd: c_int, name: *const sockaddr, len: socklen_t) -> c_int {
     // SAFETY: the program's promise.
     let result = unsafe { real::bind(fd, name, len) };
     if result == 0
@@ -45,14 +45,14 @@ unsafe extern "C" fn bind(fd: c_int, name: *const sockaddr, len: socklen_t) -> c
         // SAFETY: the kernel has read it.
         let chosen = unsafe { address::Name::read(name.cast(), len) }.is_some_and(|name| name.port != 0);
         if chosen || settings::after() == 0 {
-            attach::accelerate(fd, &socket);
+            attach::want(fd, &socket);
         }
     }
     result
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn connect(fd: c_int, name: *const sockaddr, len: socklen_t) -> c_int {
+pub(super) unsafe extern "C" fn connect(fd: c_int, name: *const sockaddr, len: socklen_t) -> c_int {
     // SAFETY: the program's promise.
     let result = unsafe { real::connect(fd, name, len) };
     if result == 0
@@ -61,14 +61,14 @@ unsafe extern "C" fn connect(fd: c_int, name: *const sockaddr, len: socklen_t) -
         if socket.shared().state() != state::IDLE {
             attach::moved(fd, &socket);
         } else if settings::after() == 0 {
-            attach::accelerate(fd, &socket);
+            attach::want(fd, &socket);
         }
     }
     result
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn shutdown(fd: c_int, how: c_int) -> c_int {
+pub(super) unsafe extern "C" fn shutdown(fd: c_int, how: c_int) -> c_int {
     // SAFETY: plain numbers.
     let result = unsafe { real::shutdown(fd, how) };
     if let Some((_inside, socket)) = followed(fd) {
@@ -87,7 +87,7 @@ unsafe extern "C" fn shutdown(fd: c_int, how: c_int) -> c_int {
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn setsockopt(
+pub(super) unsafe extern "C" fn setsockopt(
     fd: c_int,
     level: c_int,
     name: c_int,
@@ -107,7 +107,7 @@ unsafe extern "C" fn setsockopt(
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn getsockopt(
+pub(super) unsafe extern "C" fn getsockopt(
     fd: c_int,
     level: c_int,
     name: c_int,
@@ -131,9 +131,16 @@ unsafe extern "C" fn getsockopt(
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn ioctl(fd: c_int, request: usize, argument: usize) -> c_int {
+pub(super) unsafe extern "C" fn ioctl(fd: c_int, request: usize, argument: usize) -> c_int {
     // SAFETY: the program's promise.
     let result = unsafe { real::ioctl(fd, request, argument) };
+    if result == 0
+        && request as libc::Ioctl == libc::SIOCGIFCONF
+        && let Some(_inside) = Inside::enter()
+    {
+        // SAFETY: the kernel has filled it in.
+        quietly(|| unsafe { names::filter_conf(core::ptr::with_exposed_provenance_mut(argument)) });
+    }
     if result != 0 || !table::has(fd) {
         return result;
     }
@@ -186,7 +193,7 @@ fn controlled(fd: c_int, command: c_int, argument: usize, result: c_int) {
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn fcntl(fd: c_int, command: c_int, argument: usize) -> c_int {
+pub(super) unsafe extern "C" fn fcntl(fd: c_int, command: c_int, argument: usize) -> c_int {
     // SAFETY: the program's promise.
     let result = unsafe { real::fcntl(fd, command, argument) };
     controlled(fd, command, argument, result);
@@ -194,7 +201,7 @@ unsafe extern "C" fn fcntl(fd: c_int, command: c_int, argument: usize) -> c_int 
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn fcntl64(fd: c_int, command: c_int, argument: usize) -> c_int {
+pub(super) unsafe extern "C" fn fcntl64(fd: c_int, command: c_int, argument: usize) -> c_int {
     // SAFETY: the program's promise.
     let result = unsafe { real::fcntl64(fd, command, argument) };
     controlled(fd, command, argument, result);
@@ -230,7 +237,7 @@ fn going(fd: c_int) {
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn dup(fd: c_int) -> c_int {
+pub(super) unsafe extern "C" fn dup(fd: c_int) -> c_int {
     // SAFETY: plain numbers.
     let new = unsafe { real::dup(fd) };
     if new >= 0 {
@@ -240,13 +247,13 @@ unsafe extern "C" fn dup(fd: c_int) -> c_int {
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn dup2(old: c_int, new: c_int) -> c_int {
+pub(super) unsafe extern "C" fn dup2(old: c_int, new: c_int) -> c_int {
     // SAFETY: plain numbers.
     unsafe { onto(old, new, || real::dup2(old, new)) }
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn dup3(old: c_int, new: c_int, flags: c_int) -> c_int {
+pub(super) unsafe extern "C" fn dup3(old: c_int, new: c_int, flags: c_int) -> c_int {
     // SAFETY: plain numbers.
     unsafe { onto(old, new, || real::dup3(old, new, flags)) }
 }
@@ -271,7 +278,7 @@ unsafe fn onto(old: c_int, new: c_int, real: impl FnOnce() -> c_int) -> c_int {
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn close(fd: c_int) -> c_int {
+pub(super) unsafe extern "C" fn close(fd: c_int) -> c_int {
     if table::is_mine(fd)
         && let Some(_inside) = Inside::enter()
         && !table::borrowed()
@@ -319,7 +326,7 @@ fn all_going(first: c_uint, last: c_uint) {
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int {
+pub(super) unsafe extern "C" fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int {
     const CLOEXEC: c_int = 1 << 2;
     if first > last || table::borrowed() {
         // SAFETY: plain numbers.
@@ -333,8 +340,22 @@ unsafe extern "C" fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn closefrom(low: c_int) {
+pub(super) unsafe extern "C" fn closefrom(low: c_int) {
     let low = c_uint::try_from(low).unwrap_or(0);
     // SAFETY: plain numbers. Kernels before 5.9 have no close_range(): none that we support.
     unsafe { close_range(low, c_uint::MAX, 0) };
+}
+
+#[unsafe(no_mangle)]
+pub(super) unsafe extern "C" fn getifaddrs(list: *mut *mut libc::ifaddrs) -> c_int {
+    // SAFETY: the program's promise.
+    let result = unsafe { real::getifaddrs(list) };
+    if result == 0
+        && !settings::off()
+        && let Some(_inside) = Inside::enter()
+    {
+        // SAFETY: the C library has made it.
+        quietly(|| unsafe { names::filter_list(list) });
+    }
+    result
 }
