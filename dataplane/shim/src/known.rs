@@ -88,6 +88,14 @@ impl Known {
     }
 }
 
+#[cfg(test)]
+impl Known {
+    /// What the kernel would say.
+    pub(crate) fn learn(&mut self, ip: &Ip, source: &Ip, until: u64) {
+        self.0[slot(ip)] = Entry { ip: *ip, source: *source, scope: 0, kernel: false, until };
+    }
+}
+
 fn slot(ip: &Ip) -> usize {
     let hash = ip.iter().fold(0u32, |h, b| (h ^ u32::from(*b)).wrapping_mul(0x0100_0193));
     (hash >> 16) as usize % ENTRIES

@@ -55,5 +55,7 @@ mod socket;
 mod spin;
 mod sys;
 mod table;
+#[cfg(test)]
+mod tests;
 mod wait;
 mod watch;
