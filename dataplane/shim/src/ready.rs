@@ -11,7 +11,7 @@ use crate::{
     attach, real,
     shared::{Shared, state},
     socket::Use,
-    sys::{now_ns, set_errno},
+    sys::{now_ns, outside, set_errno},
     table, wait,
 };
 
@@ -87,7 +87,7 @@ pub(crate) unsafe fn poll(fds: &mut [pollfd], deadline: Option<u64>, mask: *cons
         let timeout = left.map(|l| crate::sys::timespec(core::time::Duration::from_nanos(l)));
         let timeout: *const timespec = timeout.as_ref().map_or(ptr::null(), ptr::from_ref);
         // SAFETY: entries of ours, the caller's mask.
-        let result = unsafe { real::ppoll(all.as_mut_ptr(), all.len() as nfds_t, timeout, mask) };
+        let result = outside(|| unsafe { real::ppoll(all.as_mut_ptr(), all.len() as nfds_t, timeout, mask) });
         if result < 0 {
             return result;
         }

@@ -73,7 +73,7 @@ macro_rules! functions {
                 // SAFETY: the symbol has this signature (or is variadic and takes these arguments in registers all the
                 // same), or answers any call.
                 let function = unsafe {
-                    core::mem::transmute::<*mut c_void, unsafe extern "C" fn($($type),*) -> $ret>(symbols::$name.get())
+                    core::mem::transmute::<*mut c_void, unsafe extern "C-unwind" fn($($type),*) -> $ret>(symbols::$name.get())
                 };
                 // SAFETY: the caller's promise.
                 unsafe { function($($arg),*) }

@@ -21,6 +21,15 @@ impl Inside {
     }
 }
 
+/// Runs a system call that sleeps as if the thread were not in the shim: a signal handler that interrupts it may use
+/// sockets, or leave by siglongjmp(), and the thread may be cancelled.
+pub(crate) fn outside<T>(sleep: impl FnOnce() -> T) -> T {
+    let _ = INSIDE.try_with(|inside| inside.set(false));
+    let result = sleep();
+    let _ = INSIDE.try_with(|inside| inside.set(true));
+    result
+}
+
 impl Drop for Inside {
     #[inline]
     fn drop(&mut self) {

@@ -17,7 +17,7 @@ use afnet_ring::Consumer;
 use crate::{
     real, settings,
     shared::{Rx, Shared, state},
-    sys::{errno, now_ns, set_errno},
+    sys::{errno, now_ns, outside, set_errno},
 };
 
 /// Tells the workers to ring. `true`: a ring holds something already, nobody is told.
@@ -128,7 +128,7 @@ pub(crate) fn sleep(fd: i32, shared: &Shared, deadline: Option<u64>) -> Woken {
     let timeout = left.map(crate::sys::timespec);
     let timeout = timeout.as_ref().map_or(core::ptr::null(), core::ptr::from_ref);
     // SAFETY: three entries, and a time or none.
-    let count = unsafe { real::ppoll(fds.as_mut_ptr(), 3, timeout, core::ptr::null()) };
+    let count = outside(|| unsafe { real::ppoll(fds.as_mut_ptr(), 3, timeout, core::ptr::null()) });
     if count < 0 {
         return if errno() == libc::EINTR { Woken::Signal } else { Woken::Look };
     }

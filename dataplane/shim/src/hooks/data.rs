@@ -49,7 +49,12 @@ fn copied_by_kernel(fd: c_int, by: &str) {
 }
 
 #[unsafe(no_mangle)]
-pub(super) unsafe extern "C" fn send(fd: c_int, data: *const c_void, len: size_t, flags: c_int) -> ssize_t {
+pub(super) unsafe extern "C-unwind" fn send(
+    fd: c_int,
+    data: *const c_void,
+    len: size_t,
+    flags: c_int,
+) -> ssize_t {
     if let Some((_inside, socket)) = followed(fd)
         // SAFETY: the program's promise.
         && let Some(result) = unsafe { send::send_to(&socket, fd, data, len, flags, ptr::null(), 0) }
@@ -63,7 +68,7 @@ pub(super) unsafe extern "C" fn send(fd: c_int, data: *const c_void, len: size_t
 }
 
 #[unsafe(no_mangle)]
-pub(super) unsafe extern "C" fn sendto(
+pub(super) unsafe extern "C-unwind" fn sendto(
     fd: c_int,
     data: *const c_void,
     len: size_t,
@@ -84,7 +89,7 @@ pub(super) unsafe extern "C" fn sendto(
 }
 
 #[unsafe(no_mangle)]
-pub(super) unsafe extern "C" fn sendmsg(fd: c_int, message: *const msghdr, flags: c_int) -> ssize_t {
+pub(super) unsafe extern "C-unwind" fn sendmsg(fd: c_int, message: *const msghdr, flags: c_int) -> ssize_t {
     // SAFETY: the program's promise.
     if let Some(msg) = unsafe { message.as_ref() }
         && let Some((_inside, socket)) = followed(fd)
@@ -102,7 +107,7 @@ pub(super) unsafe extern "C" fn sendmsg(fd: c_int, message: *const msghdr, flags
 }
 
 #[unsafe(no_mangle)]
-pub(super) unsafe extern "C" fn sendmmsg(
+pub(super) unsafe extern "C-unwind" fn sendmmsg(
     fd: c_int,
     messages: *mut mmsghdr,
     count: c_uint,
@@ -127,7 +132,7 @@ pub(super) unsafe extern "C" fn sendmmsg(
 }
 
 #[unsafe(no_mangle)]
-pub(super) unsafe extern "C" fn write(fd: c_int, data: *const c_void, len: size_t) -> ssize_t {
+pub(super) unsafe extern "C-unwind" fn write(fd: c_int, data: *const c_void, len: size_t) -> ssize_t {
     if let Some((_inside, socket)) = followed(fd)
         // SAFETY: the program's promise.
         && let Some(result) = unsafe { send::send_to(&socket, fd, data, len, 0, ptr::null(), 0) }
@@ -150,7 +155,7 @@ fn around(parts: *const iovec, count: usize) -> msghdr {
 }
 
 #[unsafe(no_mangle)]
-pub(super) unsafe extern "C" fn writev(fd: c_int, parts: *const iovec, count: c_int) -> ssize_t {
+pub(super) unsafe extern "C-unwind" fn writev(fd: c_int, parts: *const iovec, count: c_int) -> ssize_t {
     if let Ok(parts_count) = usize::try_from(count)
         && parts_count <= 1024
         && let Some((_inside, socket)) = followed(fd)
@@ -166,7 +171,7 @@ pub(super) unsafe extern "C" fn writev(fd: c_int, parts: *const iovec, count: c_
 }
 
 #[unsafe(no_mangle)]
-pub(super) unsafe extern "C" fn sendfile(
+pub(super) unsafe extern "C-unwind" fn sendfile(
     out: c_int,
     input: c_int,
     offset: *mut off_t,
@@ -178,7 +183,7 @@ pub(super) unsafe extern "C" fn sendfile(
 }
 
 #[unsafe(no_mangle)]
-pub(super) unsafe extern "C" fn sendfile64(
+pub(super) unsafe extern "C-unwind" fn sendfile64(
     out: c_int,
     input: c_int,
     offset: *mut off_t,
@@ -190,7 +195,7 @@ pub(super) unsafe extern "C" fn sendfile64(
 }
 
 #[unsafe(no_mangle)]
-pub(super) unsafe extern "C" fn splice(
+pub(super) unsafe extern "C-unwind" fn splice(
     input: c_int,
     from: *mut i64,
     out: c_int,
@@ -205,13 +210,18 @@ pub(super) unsafe extern "C" fn splice(
 }
 
 #[unsafe(no_mangle)]
-pub(super) unsafe extern "C" fn recv(fd: c_int, data: *mut c_void, len: size_t, flags: c_int) -> ssize_t {
+pub(super) unsafe extern "C-unwind" fn recv(
+    fd: c_int,
+    data: *mut c_void,
+    len: size_t,
+    flags: c_int,
+) -> ssize_t {
     // SAFETY: the program's promise.
     unsafe { recvfrom(fd, data, len, flags, ptr::null_mut(), ptr::null_mut()) }
 }
 
 #[unsafe(no_mangle)]
-pub(super) unsafe extern "C" fn recvfrom(
+pub(super) unsafe extern "C-unwind" fn recvfrom(
     fd: c_int,
     data: *mut c_void,
     len: size_t,
@@ -235,7 +245,7 @@ pub(super) unsafe extern "C" fn recvfrom(
 }
 
 #[unsafe(no_mangle)]
-pub(super) unsafe extern "C" fn recvmsg(fd: c_int, message: *mut msghdr, flags: c_int) -> ssize_t {
+pub(super) unsafe extern "C-unwind" fn recvmsg(fd: c_int, message: *mut msghdr, flags: c_int) -> ssize_t {
     // SAFETY: the program's promise.
     if let Some(msg) = unsafe { message.as_mut() }
         && let Some((_inside, socket)) = followed(fd)
@@ -253,7 +263,7 @@ pub(super) unsafe extern "C" fn recvmsg(fd: c_int, message: *mut msghdr, flags: 
 }
 
 #[unsafe(no_mangle)]
-pub(super) unsafe extern "C" fn recvmmsg(
+pub(super) unsafe extern "C-unwind" fn recvmmsg(
     fd: c_int,
     messages: *mut mmsghdr,
     count: c_uint,
@@ -275,7 +285,7 @@ pub(super) unsafe extern "C" fn recvmmsg(
 }
 
 #[unsafe(no_mangle)]
-pub(super) unsafe extern "C" fn read(fd: c_int, data: *mut c_void, len: size_t) -> ssize_t {
+pub(super) unsafe extern "C-unwind" fn read(fd: c_int, data: *mut c_void, len: size_t) -> ssize_t {
     let part = iovec { iov_base: data, iov_len: len };
     // The kernel does not even look at the socket for nothing.
     if len != 0
@@ -295,7 +305,7 @@ pub(super) unsafe extern "C" fn read(fd: c_int, data: *mut c_void, len: size_t) 
 }
 
 #[unsafe(no_mangle)]
-pub(super) unsafe extern "C" fn readv(fd: c_int, parts: *const iovec, count: c_int) -> ssize_t {
+pub(super) unsafe extern "C-unwind" fn readv(fd: c_int, parts: *const iovec, count: c_int) -> ssize_t {
     if let Ok(parts_count) = usize::try_from(count)
         && (1..=1024).contains(&parts_count)
         && let Some((_inside, socket)) = followed(fd)
@@ -316,7 +326,7 @@ pub(super) unsafe extern "C" fn readv(fd: c_int, parts: *const iovec, count: c_i
 // With _FORTIFY_SOURCE programs call these. They end the program if the buffer is too small, as the C library's do.
 
 #[unsafe(no_mangle)]
-pub(super) unsafe extern "C" fn __read_chk(
+pub(super) unsafe extern "C-unwind" fn __read_chk(
     fd: c_int,
     data: *mut c_void,
     len: size_t,
@@ -328,7 +338,7 @@ pub(super) unsafe extern "C" fn __read_chk(
 }
 
 #[unsafe(no_mangle)]
-pub(super) unsafe extern "C" fn __recv_chk(
+pub(super) unsafe extern "C-unwind" fn __recv_chk(
     fd: c_int,
     data: *mut c_void,
     len: size_t,
@@ -341,7 +351,7 @@ pub(super) unsafe extern "C" fn __recv_chk(
 }
 
 #[unsafe(no_mangle)]
-pub(super) unsafe extern "C" fn __recvfrom_chk(
+pub(super) unsafe extern "C-unwind" fn __recvfrom_chk(
     fd: c_int,
     data: *mut c_void,
     len: size_t,

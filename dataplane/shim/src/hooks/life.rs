@@ -17,7 +17,7 @@ use crate::{
 };
 
 #[unsafe(no_mangle)]
-pub(super) unsafe extern "C" fn socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int {
+pub(super) unsafe extern "C-unwind" fn socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int {
     // SAFETY: plain numbers.
     let fd = unsafe { real::socket(domain, kind, protocol) };
     let udp = matches!(domain, AF_INET | AF_INET6)
@@ -36,7 +36,7 @@ pub(super) unsafe extern "C" fn socket(domain: c_int, kind: c_int, protocol: c_i
 }
 
 #[unsafe(no_mangle)]
-pub(super) unsafe extern "C" fn bind(fd: c_int, name: *const sockaddr, len: socklen_t) -> c_int {
+pub(super) unsafe extern "C-unwind" fn bind(fd: c_int, name: *const sockaddr, len: socklen_t) -> c_int {
     // SAFETY: the program's promise.
     let result = unsafe { real::bind(fd, name, len) };
     if result == 0
@@ -52,7 +52,7 @@ pub(super) unsafe extern "C" fn bind(fd: c_int, name: *const sockaddr, len: sock
 }
 
 #[unsafe(no_mangle)]
-pub(super) unsafe extern "C" fn connect(fd: c_int, name: *const sockaddr, len: socklen_t) -> c_int {
+pub(super) unsafe extern "C-unwind" fn connect(fd: c_int, name: *const sockaddr, len: socklen_t) -> c_int {
     // SAFETY: the program's promise.
     let result = unsafe { real::connect(fd, name, len) };
     if result == 0
@@ -68,7 +68,7 @@ pub(super) unsafe extern "C" fn connect(fd: c_int, name: *const sockaddr, len: s
 }
 
 #[unsafe(no_mangle)]
-pub(super) unsafe extern "C" fn shutdown(fd: c_int, how: c_int) -> c_int {
+pub(super) unsafe extern "C-unwind" fn shutdown(fd: c_int, how: c_int) -> c_int {
     // SAFETY: plain numbers.
     let result = unsafe { real::shutdown(fd, how) };
     if let Some((_inside, socket)) = followed(fd) {
@@ -87,7 +87,7 @@ pub(super) unsafe extern "C" fn shutdown(fd: c_int, how: c_int) -> c_int {
 }
 
 #[unsafe(no_mangle)]
-pub(super) unsafe extern "C" fn setsockopt(
+pub(super) unsafe extern "C-unwind" fn setsockopt(
     fd: c_int,
     level: c_int,
     name: c_int,
@@ -107,7 +107,7 @@ pub(super) unsafe extern "C" fn setsockopt(
 }
 
 #[unsafe(no_mangle)]
-pub(super) unsafe extern "C" fn getsockopt(
+pub(super) unsafe extern "C-unwind" fn getsockopt(
     fd: c_int,
     level: c_int,
     name: c_int,
@@ -131,7 +131,7 @@ pub(super) unsafe extern "C" fn getsockopt(
 }
 
 #[unsafe(no_mangle)]
-pub(super) unsafe extern "C" fn ioctl(fd: c_int, request: usize, argument: usize) -> c_int {
+pub(super) unsafe extern "C-unwind" fn ioctl(fd: c_int, request: usize, argument: usize) -> c_int {
     // SAFETY: the program's promise.
     let result = unsafe { real::ioctl(fd, request, argument) };
     if result == 0
@@ -193,7 +193,7 @@ fn controlled(fd: c_int, command: c_int, argument: usize, result: c_int) {
 }
 
 #[unsafe(no_mangle)]
-pub(super) unsafe extern "C" fn fcntl(fd: c_int, command: c_int, argument: usize) -> c_int {
+pub(super) unsafe extern "C-unwind" fn fcntl(fd: c_int, command: c_int, argument: usize) -> c_int {
     // SAFETY: the program's promise.
     let result = unsafe { real::fcntl(fd, command, argument) };
     controlled(fd, command, argument, result);
@@ -201,7 +201,7 @@ pub(super) unsafe extern "C" fn fcntl(fd: c_int, command: c_int, argument: usize
 }
 
 #[unsafe(no_mangle)]
-pub(super) unsafe extern "C" fn fcntl64(fd: c_int, command: c_int, argument: usize) -> c_int {
+pub(super) unsafe extern "C-unwind" fn fcntl64(fd: c_int, command: c_int, argument: usize) -> c_int {
     // SAFETY: the program's promise.
     let result = unsafe { real::fcntl64(fd, command, argument) };
     controlled(fd, command, argument, result);
@@ -237,7 +237,7 @@ fn going(fd: c_int) {
 }
 
 #[unsafe(no_mangle)]
-pub(super) unsafe extern "C" fn dup(fd: c_int) -> c_int {
+pub(super) unsafe extern "C-unwind" fn dup(fd: c_int) -> c_int {
     // SAFETY: plain numbers.
     let new = unsafe { real::dup(fd) };
     if new >= 0 {
@@ -247,13 +247,13 @@ pub(super) unsafe extern "C" fn dup(fd: c_int) -> c_int {
 }
 
 #[unsafe(no_mangle)]
-pub(super) unsafe extern "C" fn dup2(old: c_int, new: c_int) -> c_int {
+pub(super) unsafe extern "C-unwind" fn dup2(old: c_int, new: c_int) -> c_int {
     // SAFETY: plain numbers.
     unsafe { onto(old, new, || real::dup2(old, new)) }
 }
 
 #[unsafe(no_mangle)]
-pub(super) unsafe extern "C" fn dup3(old: c_int, new: c_int, flags: c_int) -> c_int {
+pub(super) unsafe extern "C-unwind" fn dup3(old: c_int, new: c_int, flags: c_int) -> c_int {
     // SAFETY: plain numbers.
     unsafe { onto(old, new, || real::dup3(old, new, flags)) }
 }
@@ -278,7 +278,7 @@ unsafe fn onto(old: c_int, new: c_int, real: impl FnOnce() -> c_int) -> c_int {
 }
 
 #[unsafe(no_mangle)]
-pub(super) unsafe extern "C" fn close(fd: c_int) -> c_int {
+pub(super) unsafe extern "C-unwind" fn close(fd: c_int) -> c_int {
     if table::is_mine(fd)
         && let Some(_inside) = Inside::enter()
         && !table::borrowed()
@@ -326,7 +326,7 @@ fn all_going(first: c_uint, last: c_uint) {
 }
 
 #[unsafe(no_mangle)]
-pub(super) unsafe extern "C" fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int {
+pub(super) unsafe extern "C-unwind" fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int {
     const CLOEXEC: c_int = 1 << 2;
     if first > last || table::borrowed() {
         // SAFETY: plain numbers.
@@ -340,14 +340,14 @@ pub(super) unsafe extern "C" fn close_range(first: c_uint, last: c_uint, flags: 
 }
 
 #[unsafe(no_mangle)]
-pub(super) unsafe extern "C" fn closefrom(low: c_int) {
+pub(super) unsafe extern "C-unwind" fn closefrom(low: c_int) {
     let low = c_uint::try_from(low).unwrap_or(0);
     // SAFETY: plain numbers. Kernels before 5.9 have no close_range(): none that we support.
     unsafe { close_range(low, c_uint::MAX, 0) };
 }
 
 #[unsafe(no_mangle)]
-pub(super) unsafe extern "C" fn getifaddrs(list: *mut *mut libc::ifaddrs) -> c_int {
+pub(super) unsafe extern "C-unwind" fn getifaddrs(list: *mut *mut libc::ifaddrs) -> c_int {
     // SAFETY: the program's promise.
     let result = unsafe { real::getifaddrs(list) };
     if result == 0

@@ -17,7 +17,7 @@ fn execute(exec: impl FnOnce() -> c_int) -> c_int {
 }
 
 #[unsafe(no_mangle)]
-pub(super) unsafe extern "C" fn execve(
+pub(super) unsafe extern "C-unwind" fn execve(
     path: *const c_char,
     arguments: Strings,
     environment: Strings,
@@ -27,19 +27,19 @@ pub(super) unsafe extern "C" fn execve(
 }
 
 #[unsafe(no_mangle)]
-pub(super) unsafe extern "C" fn execv(path: *const c_char, arguments: Strings) -> c_int {
+pub(super) unsafe extern "C-unwind" fn execv(path: *const c_char, arguments: Strings) -> c_int {
     // SAFETY: the program's promise, and its environment.
     execute(|| unsafe { real::execve(path, arguments, environment()) })
 }
 
 #[unsafe(no_mangle)]
-pub(super) unsafe extern "C" fn execvp(file: *const c_char, arguments: Strings) -> c_int {
+pub(super) unsafe extern "C-unwind" fn execvp(file: *const c_char, arguments: Strings) -> c_int {
     // SAFETY: the program's promise, and its environment.
     execute(|| unsafe { real::execvpe(file, arguments, environment()) })
 }
 
 #[unsafe(no_mangle)]
-pub(super) unsafe extern "C" fn execvpe(
+pub(super) unsafe extern "C-unwind" fn execvpe(
     file: *const c_char,
     arguments: Strings,
     environment: Strings,
@@ -49,13 +49,13 @@ pub(super) unsafe extern "C" fn execvpe(
 }
 
 #[unsafe(no_mangle)]
-pub(super) unsafe extern "C" fn fexecve(fd: c_int, arguments: Strings, environment: Strings) -> c_int {
+pub(super) unsafe extern "C-unwind" fn fexecve(fd: c_int, arguments: Strings, environment: Strings) -> c_int {
     // SAFETY: the program's promise.
     execute(|| unsafe { real::fexecve(fd, arguments, environment) })
 }
 
 #[unsafe(no_mangle)]
-pub(super) unsafe extern "C" fn execveat(
+pub(super) unsafe extern "C-unwind" fn execveat(
     dir: c_int,
     path: *const c_char,
     arguments: Strings,
@@ -75,7 +75,7 @@ fn environment() -> Strings {
 }
 
 #[unsafe(no_mangle)]
-pub(super) unsafe extern "C" fn _exit(status: c_int) -> ! {
+pub(super) unsafe extern "C-unwind" fn _exit(status: c_int) -> ! {
     process::end();
     // SAFETY: plain numbers.
     unsafe { real::_exit(status) };

@@ -19,7 +19,7 @@ const fn uint(argument: usize) -> u32 {
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn syscall(
+unsafe extern "C-unwind" fn syscall(
     number: c_long,
     a: usize,
     b: usize,

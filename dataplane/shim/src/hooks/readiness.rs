@@ -13,7 +13,7 @@ use crate::{
 };
 
 #[unsafe(no_mangle)]
-pub(super) unsafe extern "C" fn epoll_ctl(
+pub(super) unsafe extern "C-unwind" fn epoll_ctl(
     epoll: c_int,
     operation: c_int,
     fd: c_int,
@@ -68,7 +68,7 @@ unsafe fn waited(
 }
 
 #[unsafe(no_mangle)]
-pub(super) unsafe extern "C" fn epoll_wait(
+pub(super) unsafe extern "C-unwind" fn epoll_wait(
     epoll: c_int,
     events: *mut epoll_event,
     most: c_int,
@@ -83,7 +83,7 @@ pub(super) unsafe extern "C" fn epoll_wait(
 }
 
 #[unsafe(no_mangle)]
-pub(super) unsafe extern "C" fn epoll_pwait(
+pub(super) unsafe extern "C-unwind" fn epoll_pwait(
     epoll: c_int,
     events: *mut epoll_event,
     most: c_int,
@@ -99,7 +99,7 @@ pub(super) unsafe extern "C" fn epoll_pwait(
 }
 
 #[unsafe(no_mangle)]
-pub(super) unsafe extern "C" fn epoll_pwait2(
+pub(super) unsafe extern "C-unwind" fn epoll_pwait2(
     epoll: c_int,
     events: *mut epoll_event,
     most: c_int,
@@ -116,7 +116,7 @@ pub(super) unsafe extern "C" fn epoll_pwait2(
 }
 
 #[unsafe(no_mangle)]
-pub(super) unsafe extern "C" fn poll(fds: *mut pollfd, count: nfds_t, timeout: c_int) -> c_int {
+pub(super) unsafe extern "C-unwind" fn poll(fds: *mut pollfd, count: nfds_t, timeout: c_int) -> c_int {
     // SAFETY: the program's promise.
     if let Some((_inside, set)) = unsafe { concerned(fds, count) } {
         let deadline =
@@ -129,7 +129,7 @@ pub(super) unsafe extern "C" fn poll(fds: *mut pollfd, count: nfds_t, timeout: c
 }
 
 #[unsafe(no_mangle)]
-pub(super) unsafe extern "C" fn ppoll(
+pub(super) unsafe extern "C-unwind" fn ppoll(
     fds: *mut pollfd,
     count: nfds_t,
     timeout: *const timespec,
@@ -150,7 +150,7 @@ pub(super) unsafe extern "C" fn ppoll(
 }
 
 #[unsafe(no_mangle)]
-pub(super) unsafe extern "C" fn __poll_chk(
+pub(super) unsafe extern "C-unwind" fn __poll_chk(
     fds: *mut pollfd,
     count: nfds_t,
     timeout: c_int,
@@ -162,7 +162,7 @@ pub(super) unsafe extern "C" fn __poll_chk(
 }
 
 #[unsafe(no_mangle)]
-pub(super) unsafe extern "C" fn __ppoll_chk(
+pub(super) unsafe extern "C-unwind" fn __ppoll_chk(
     fds: *mut pollfd,
     count: nfds_t,
     timeout: *const timespec,
@@ -208,7 +208,7 @@ unsafe fn deadline_of(timeout: *const timespec) -> Result<Option<u64>, ()> {
 }
 
 #[unsafe(no_mangle)]
-pub(super) unsafe extern "C" fn select(
+pub(super) unsafe extern "C-unwind" fn select(
     count: c_int,
     read: *mut fd_set,
     write: *mut fd_set,
@@ -244,7 +244,7 @@ pub(super) unsafe extern "C" fn select(
 }
 
 #[unsafe(no_mangle)]
-pub(super) unsafe extern "C" fn pselect(
+pub(super) unsafe extern "C-unwind" fn pselect(
     count: c_int,
     read: *mut fd_set,
     write: *mut fd_set,
