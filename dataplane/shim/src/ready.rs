@@ -27,6 +27,8 @@ struct Member {
 }
 
 const INPUT: c_short = POLLIN | POLLRDNORM;
+/// Descriptors for which no memory is allocated.
+const FEW: usize = 16;
 
 /// Whether any of these descriptors has rings; one load for each that is no socket. That the program waits is seen here.
 pub(crate) fn concerns(fds: &[pollfd]) -> bool {
@@ -55,22 +57,36 @@ fn is_ready(shared: &Shared) -> bool {
 /// # Safety
 /// As ppoll().
 pub(crate) unsafe fn poll(fds: &mut [pollfd], deadline: Option<u64>, mask: *const sigset_t) -> c_int {
+    const NOBODY: pollfd = pollfd { fd: -1, events: 0, revents: 0 };
     let count = fds.len();
-    let mut all = fds.to_vec();
-    let mut members = Vec::new();
+    // Nearly always: a few descriptors, and no allocation.
+    let (mut small, mut few) = ([NOBODY; 2 * FEW], [const { None }; FEW]);
+    let (mut large, mut many) = (Vec::new(), Vec::new());
+    let (all, members) = if count <= FEW {
+        (&mut small[..], &mut few[..])
+    } else {
+        large.resize(2 * count, NOBODY);
+        many.resize_with(count, || None);
+        (&mut large[..], &mut many[..])
+    };
+    all[..count].copy_from_slice(fds);
+    let (mut used, mut found) = (count, 0);
     for (at, entry) in fds.iter().enumerate() {
         if let Some(socket) = table::get(entry.fd).filter(|s| has_rings(s.shared())) {
-            let wake = all.len();
             let watched = entry.events & INPUT != 0;
             let fd = if watched { socket.shared().wake.load(Ordering::Relaxed) } else { -1 };
-            all.push(pollfd { fd, events: POLLIN, revents: 0 });
-            members.push(Member { at, wake, socket, ready: false });
+            all[used] = pollfd { fd, events: POLLIN, revents: 0 };
+            members[found] = Some(Member { at, wake: used, socket, ready: false });
+            used += 1;
+            found += 1;
         }
     }
+    let all = &mut all[..used];
+    let members = &mut members[..found];
     let mut spun = false;
     loop {
         let mut ready = false;
-        for member in &mut members {
+        for member in members.iter_mut().flatten() {
             let shared = member.socket.shared();
             let input = all[member.at].events & INPUT != 0;
             member.ready = shared.error.load(Ordering::Relaxed) != 0
@@ -79,7 +95,7 @@ pub(crate) unsafe fn poll(fds: &mut [pollfd], deadline: Option<u64>, mask: *cons
         }
         if !ready && !spun && deadline != Some(0) {
             spun = true;
-            if members.iter().any(|m| wait::spin(m.socket.shared(), deadline)) {
+            if members.iter().flatten().any(|m| wait::spin(m.socket.shared(), deadline)) {
                 continue;
             }
         }
@@ -91,7 +107,7 @@ pub(crate) unsafe fn poll(fds: &mut [pollfd], deadline: Option<u64>, mask: *cons
         if result < 0 {
             return result;
         }
-        for member in &members {
+        for member in members.iter().flatten() {
             let rung = all[member.wake].revents != 0;
             let shared = member.socket.shared();
             let wanted = all[member.at].events;
