@@ -49,6 +49,7 @@ Examples:
   afnet addr add 2001:db8::10/64 dev eth0 vlan 5 afnetns afns-1
   afnet addr add 2001:db8:1::/64 dev eth0 afnetns afns-1 delegated
   afnet exec afns-1 -- /usr/bin/echo-server
+  afnet exec --fast afns-1 -- unbound -d
   afnet exec --user www-data afns-1 -- python3 -m http.server
   afnet set afns-1 --isolated --user alice
   afnet del afns-1 --stop --grace 10
@@ -154,6 +155,10 @@ pub enum Command {
         /// Run it as this user (name or number), with the user's groups, or with GROUP in place of the user's own.
         #[arg(long, value_name = "USER[:GROUP]")]
         user: Option<String>,
+        /// Put the program's UDP sockets on the fast path: `LD_PRELOAD` gets libafnet.so, of AFNET_SHIM or from beside
+        /// afnet, ../lib/afnet, /usr/lib/afnet or /usr/local/lib/afnet.
+        #[arg(long)]
+        fast: bool,
         /// The compartment.
         name: String,
         /// Program and arguments.

@@ -6,7 +6,7 @@
 //! | [`words`] | the keyword part: `192.0.2.10/24 dev eth0 vlan 5 afnetns NAME` |
 //! | [`print`] | answers as text or JSON |
 //! | [`batch`] | many commands from a file over one connection |
-//! | [`exec`], [`user`] | a program in a compartment, without what leads out, as some user |
+//! | [`exec`], [`user`], [`shim`] | a program in a compartment, without what leads out, as some user, on the fast path |
 //! | [`process`] | running processes: moved in, asked for, listed |
 //!
 //! Exit status: 0 done, 1 refused or failed, 2 wrong usage; `afnet exec` has that of the program, 126 if it cannot be
@@ -17,6 +17,7 @@ pub mod batch;
 pub mod exec;
 pub mod print;
 pub mod process;
+pub mod shim;
 pub mod user;
 pub mod words;
 
@@ -109,9 +110,11 @@ fn run(args: Args, out: &mut impl Write) -> Result<(), CliError> {
             clap_mangen::generate_to(crate::daemon::args::Args::command(), directory)?;
             Ok(())
         }
-        (None, Some(Command::Exec { name, user, command })) => {
+        (None, Some(Command::Exec { name, user, fast, command })) => {
+            let shim = fast.then(shim::find).transpose()?;
             let mut client = Client::connect(&args.instance)?;
-            Err(exec::exec(&mut client, &args.instance, name, user.as_deref(), command))
+            let run = exec::Run { user: user.as_deref(), shim: shim.as_deref(), command };
+            Err(exec::exec(&mut client, &args.instance, name, &run))
         }
         (None, Some(command)) if local(&args, command, out)? => Ok(()),
         (None, Some(command)) => one(&mut Client::connect(&args.instance)?, &args, command, out),

@@ -75,6 +75,58 @@ fn root_in_a_compartment_does_not_get_out() {
 }
 
 #[test]
+fn the_shim_is_preloaded_for_fast_programs() {
+    let bed = bed("fast");
+    let mut daemon = Afnetd::start(&bed);
+    daemon.add_compartment("a", &["192.0.2.10/24"]);
+    // Some library in the shim's place: this test is about finding and loading it.
+    let maps = fs::read_to_string("/proc/self/maps").unwrap();
+    let library =
+        maps.lines().find_map(|l| l.split_whitespace().nth(5).filter(|p| p.contains("/libgcc_s.so")));
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let shim = dir.path().canonicalize().unwrap().join("libafnet.so");
+    fs::copy(library.expect("a library of this program"), &shim).unwrap();
+    let other = dir.path().join("other.so");
+    fs::copy(&shim, &other).unwrap();
+    let fast = |afnet: &Path, variable: Option<&Path>, options: &[&str]| {
+        let mut command = bed.host.command(afnet);
+        command.args(["--instance", daemon.instance(), "exec", "--fast"]).args(options);
+        command.args(["a", "--", "cat", "/proc/self/maps", "/proc/self/environ"]).env_remove("AFNET_SHIM");
+        if let Some(variable) = variable {
+            command.env("AFNET_SHIM", variable);
+        }
+        let output = command.env("LD_PRELOAD", &other).output().unwrap();
+        (output.status.success(), text(&output))
+    };
+    for options in [&[][..], &["--user", "nobody"], &["--user", "65534:65534"]] {
+        let (done, said) = fast(&binary("afnet"), Some(&shim), options);
+        let loaded = |path: &Path| said.lines().any(|l| l.ends_with(path.to_str().unwrap()));
+        assert!(done && loaded(&shim) && loaded(&other), "{options:?}: {said}");
+        assert!(said.contains(&format!("LD_PRELOAD={}:", shim.display())), "{said}");
+        assert!(said.contains(&format!("AFNET_INSTANCE={}", daemon.instance())), "{said}");
+    }
+    // Beside the executable, and by the layout of an installation.
+    let installed = dir.path().join("bin");
+    fs::create_dir(&installed).unwrap();
+    let afnet = installed.join("afnet");
+    fs::copy(binary("afnet"), &afnet).unwrap();
+    let (done, said) = fast(&afnet, None, &[]);
+    let looked = [installed.join("libafnet.so"), dir.path().join("lib/afnet/libafnet.so")];
+    assert!(!done && looked.iter().all(|p| said.contains(p.to_str().unwrap())), "{said}");
+    fs::create_dir_all(dir.path().join("lib/afnet")).unwrap();
+    for place in looked.iter().rev() {
+        fs::copy(&shim, place).unwrap();
+        let (done, said) = fast(&afnet, None, &[]);
+        let place = place.canonicalize().unwrap();
+        assert!(done && said.contains(&format!("LD_PRELOAD={}:", place.display())), "{said}");
+    }
+    let (done, said) = fast(&afnet, Some(&dir.path().join("none.so")), &[]);
+    assert!(!done && said.contains("none.so") && !said.contains("/usr/lib/afnet"), "{said}");
+    daemon.stop();
+}
+
+#[test]
 fn what_root_keeps_is_what_the_policy_says() {
     let bed = bed("caps");
     let mut daemon = Afnetd::start(&bed);
