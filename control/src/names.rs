@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | runtime directory | `/run/afnet` | `/run/afnet-x` |
 //! | control socket | `/run/afnet/afnetd.sock` | `/run/afnet-x/afnetd.sock` |
+//! | the same without a path | `@afnet/default` | `@afnet/x` |
 //! | state of a compartment | `/run/afnet/compartments/NAME.json` | `/run/afnet-x/compartments/NAME.json` |
 //! | pins in bpffs | `/sys/fs/bpf/afnet/link-DEV` | `/sys/fs/bpf/afnet-x/link-DEV` |
 //! | cgroups, below the cgroup v2 root | `afnet/NAME` | `afnet-x/NAME` |
@@ -66,6 +67,11 @@ impl Instance {
         self.runtime_dir().join("afnetd.sock")
     }
 
+    /// The control socket's other name, in the abstract namespace of the network namespace.
+    pub fn abstract_socket(&self) -> String {
+        format!("afnet/{}", self.name())
+    }
+
     /// Directory of the state files.
     pub fn state_dir(&self) -> PathBuf {
         self.runtime_dir().join("compartments")
@@ -122,6 +128,7 @@ mod tests {
         let default = Instance::new("").unwrap();
         assert_eq!(default, Instance::new("default").unwrap());
         assert_eq!(default.socket(), Path::new("/run/afnet/afnetd.sock"));
+        assert_eq!(default.abstract_socket(), "afnet/default");
         assert_eq!(default.host_link(), ("afnetH0".to_owned(), "afnetW0".to_owned()));
         let named = Instance::new("blue").unwrap();
         assert_eq!(named.state_dir(), Path::new("/run/afnet-blue/compartments"));

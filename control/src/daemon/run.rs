@@ -149,6 +149,9 @@ fn serve(config: Config, instance: &Instance, group: Option<u32>) -> Result<(), 
             return Err(e);
         }
     };
+    if let Err(e) = server.listen_abstract(&instance.abstract_socket()) {
+        tracing::warn!("{e}: tenants that cannot reach {} find no daemon", instance.socket().display());
+    }
     tracing::info!("instance {} is ready", instance.name());
     notify::notify("READY=1");
     let result = core.turn(&mut poll, &mut server, &mut signals, &mut kernel);

@@ -6,6 +6,7 @@
 //!                          +------------------ events ----------------------+
 //! ```
 //!
+//! * Listens at a path and under an abstract name; who comes by which makes no difference.
 //! * Runs on the control thread, within the daemon's one mio loop; never blocks.
 //! * The socket is open to everybody (tenants need no privilege); what a peer may do depends on its credentials.
 //! * Each connection is served [`BURST`] requests at a time, so none keeps the others waiting.
@@ -18,7 +19,9 @@ pub mod wire;
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -84,6 +87,8 @@ pub struct Server {
     settings: Settings,
     path: PathBuf,
     listener: UnixListener,
+    /// Under the abstract name.
+    abstract_listener: Option<UnixListener>,
     registry: Registry,
     first_token: usize,
     conns: Vec<Option<Conn>>,
@@ -124,6 +129,7 @@ impl Server {
             settings,
             path: path.to_owned(),
             listener,
+            abstract_listener: None,
             registry,
             first_token,
             conns: Vec::new(),
@@ -134,6 +140,18 @@ impl Server {
             accepting: true,
             buffer: vec![0; CHUNK],
         })
+    }
+
+    /// Listens under an abstract name, too: for tenants that cannot reach the path (any more), because they have
+    /// changed their root or have a mount namespace of their own. The name is anybody's in the network namespace to
+    /// take, so clients look who is at the other end.
+    pub fn listen_abstract(&mut self, name: &str) -> Result<(), Refused> {
+        let what = || format!("listening on @{name}");
+        let address = SocketAddr::from_abstract_name(name).refused(what)?;
+        let listener = std::os::unix::net::UnixListener::bind_addr(&address).refused(what)?;
+        listener.set_nonblocking(true).refused(what)?;
+        let listener = self.abstract_listener.insert(UnixListener::from_std(listener));
+        self.registry.register(listener, Token(self.first_token), Interest::READABLE).refused(what)
     }
 
     /// Takes note of a readiness event with one of the server's tokens; [`Self::serve`] acts on it.
@@ -222,9 +240,13 @@ impl Server {
     }
 
     fn accept(&mut self) {
+        let mut by_path = true;
         loop {
-            match self.listener.accept() {
+            let listener = if by_path { Some(&self.listener) } else { self.abstract_listener.as_ref() };
+            let Some(listener) = listener else { break };
+            match listener.accept() {
                 Ok((stream, _)) => self.admit(stream),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock && by_path => by_path = false,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
                 Err(e)
                     if e.kind() == io::ErrorKind::Interrupted

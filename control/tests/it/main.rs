@@ -5,6 +5,7 @@
 //! | [`claims`] | attaching, proofs of ports, who may do what |
 //! | [`daemon`] | devices, modes, starts that fail, what stays and what goes |
 //! | [`exec`] | who enters compartments, and that nobody gets out |
+//! | [`reach`] | tenants that cannot reach the control socket's path |
 //! | [`release`] | what sockets of a compartment prove, and claims of sockets that are closed |
 //! | [`process`] | administrators and tenants; processes moved, listed and ended |
 //! | [`cli`] | batches, exec, completion, manual pages |
@@ -16,6 +17,7 @@ mod cli;
 mod daemon;
 mod exec;
 mod process;
+mod reach;
 mod release;
 mod tenant;
 
