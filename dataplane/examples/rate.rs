@@ -23,6 +23,7 @@ use afnet_abi::{shm, vlan::Vlan};
 use afnet_bpf::{AddressEntry, AttachMode, CompartmentConfig, Demux, DemuxConfig, Limits};
 use afnet_dataplane::{
     Attachment, Compartment, Config, Counter, Dataplane, Device, EndpointKind, ModePreference, OwnedAddress,
+    PortClaim,
 };
 use afnet_ring::Mapping;
 use afnet_tests::{
@@ -82,7 +83,7 @@ fn main() {
             let compartment = Compartment { addresses: vec![owned], ..Compartment::default() };
             dataplane.set_compartment(slot, compartment).expect("compartment");
             let attachment = dataplane.attach(slot, EndpointKind::Udp, RING, RING).expect("attach");
-            dataplane.claim(attachment.id, PORT, 1, None).expect("claim");
+            dataplane.claim(attachment.id, &PortClaim::new(PORT, 1)).expect("claim");
             demux.insert_claim(slot, 17, PORT, 1).expect("claim");
             tenants.push(attachment);
         }

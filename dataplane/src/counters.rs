@@ -82,6 +82,8 @@ net_drops! {
     TxLocal "tx_local" "datagrams or packets delivered to a compartment of this host";
     TxLocalDrop "tx_local_drop" "local deliveries dropped: no endpoint and no host link, or its ring was full";
     TxIsolated "tx_isolated" "dropped: to the host or another compartment, and one of the two is isolated (EPERM)";
+    TxLoopback "tx_loopback" "datagrams delivered to a loopback address of the sender's own compartment";
+    TxNoListener "tx_no_listener" "dropped: to a loopback address of which no endpoint has the port (ECONNREFUSED)";
     TxHost "tx_host" "datagrams or packets handed to the host itself";
     Violations "violations" "endpoints closed for breaking the ring protocol";
     Doorbells "doorbells" "times a sleeping tenant was woken";

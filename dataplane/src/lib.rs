@@ -13,6 +13,7 @@
 //! |---|---|---|
 //! | [`config`] | settings and the things control describes: devices, host link, addresses | control |
 //! | [`handle`] | [`Dataplane`]: the public API | control |
+//! | [`ports`] | claims as control makes them | control |
 //! | [`route`] | questions to control and its answers | both |
 //! | [`counters`] | one table: enum, names, help; snapshots | workers write, control reads |
 //! | [`error`], [`event`] | what goes wrong, what control must hear | both |
@@ -28,6 +29,7 @@ pub mod error;
 pub mod event;
 pub mod handle;
 pub mod net;
+pub mod ports;
 mod reaper;
 pub mod route;
 mod worker;
@@ -41,4 +43,5 @@ pub use counters::{Counter, Snapshot};
 pub use error::Error;
 pub use event::{Event, FrameAudit, QueueAudit};
 pub use handle::{Dataplane, Notify};
+pub use ports::{Families, PortClaim, Scope, Sharing};
 pub use route::{Route, RouteKey};

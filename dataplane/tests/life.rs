@@ -16,7 +16,7 @@ use afnet_abi::{
     shm::{self, Record, kind},
     vlan::Vlan,
 };
-use afnet_dataplane::{Config, Counter, EndpointKind, Error, Event, QueueMode, WakeMode};
+use afnet_dataplane::{Config, Counter, EndpointKind, Error, Event, PortClaim, QueueMode, Scope, WakeMode};
 use common::{Options, Rig, Tenant, datagram, peer};
 use rustix::mm::{MapFlags, ProtFlags, mmap};
 
@@ -190,13 +190,13 @@ fn claims_are_checked() {
     let tenant = rig.udp_tenant(1, &[V4], 5000);
     let other = rig.attach(1, EndpointKind::Udp);
     let dp = rig.dp();
-    assert!(matches!(dp.claim(other.id, 5000, 1, None), Err(Error::Exists(_))));
-    assert!(matches!(dp.claim(other.id, 4990, 20, None), Err(Error::Exists(_))));
-    assert!(matches!(dp.claim(other.id, 0, 1, None), Err(Error::Config(_))));
-    assert!(matches!(dp.claim(99, 1, 1, None), Err(Error::Unknown { .. })));
-    dp.unclaim(tenant.id, 5000, 1, None).unwrap();
-    assert!(matches!(dp.unclaim(tenant.id, 5000, 1, None), Err(Error::Unknown { .. })));
-    dp.claim(other.id, 5000, 1, None).unwrap();
+    assert!(matches!(dp.claim(other.id, &PortClaim::new(5000, 1)), Err(Error::Exists(_))));
+    assert!(matches!(dp.claim(other.id, &PortClaim::new(4990, 20)), Err(Error::Exists(_))));
+    assert!(matches!(dp.claim(other.id, &PortClaim::new(0, 1)), Err(Error::Config(_))));
+    assert!(matches!(dp.claim(99, &PortClaim::new(1, 1)), Err(Error::Unknown { .. })));
+    dp.unclaim(tenant.id, 5000, 1, Scope::All).unwrap();
+    assert!(matches!(dp.unclaim(tenant.id, 5000, 1, Scope::All), Err(Error::Unknown { .. })));
+    dp.claim(other.id, &PortClaim::new(5000, 1)).unwrap();
     assert!(matches!(dp.attach(0, EndpointKind::Udp, 1 << 20, 1 << 20), Err(Error::Config(_))));
     assert!(matches!(dp.attach(1, EndpointKind::Udp, 12345, 1 << 20), Err(Error::Config(_))));
     rig.finish();

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use super::compartment::End;
 use super::confine::KernelPath;
 use super::device::Device;
-use super::endpoint::Endpoint;
+use super::endpoint::{Endpoint, scope};
 use super::host::Host;
 use super::mirror::Mirror;
 use super::release::Behind;
@@ -145,8 +145,9 @@ impl Service for Core {
                 let wanted = ClaimSpec { port, count, address, family, shared };
                 self.claim(conn.id, &wanted, sockets).map(Into::into)
             }
-            Request::Unclaim { port, address, family: _, reason } => {
-                self.unclaim(conn.id, port, address, reason.as_deref()).map(|()| Answer::Done.into())
+            Request::Unclaim { port, address, family, reason } => {
+                let place = (port, scope(address, family)?);
+                self.unclaim(conn.id, place, reason.as_deref()).map(|()| Answer::Done.into())
             }
             Request::Note { text } => self.note(conn.id, &text).map(|()| Answer::Done.into()),
             // The server answers it.

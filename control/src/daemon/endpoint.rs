@@ -3,12 +3,12 @@
 //! An endpoint ends with its connection, so a tenant that dies loses it as soon as the kernel closes its socket.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::OwnedFd;
 
 use afnet_abi::control::{Answer, ClaimSpec, EndpointKind, Event, MAX_NOTE};
 use afnet_abi::shm;
-use afnet_dataplane as dp;
+use afnet_dataplane::{self as dp, Scope};
 use rustix::io::Errno;
 
 use super::core::Core;
@@ -21,6 +21,9 @@ use crate::system::sysctl;
 
 /// IP protocol number.
 const UDP: u8 = 17;
+
+/// What tells the claims of an endpoint apart: first port and scope.
+pub type Place = (u16, Scope);
 
 /// An endpoint.
 #[derive(Debug)]
@@ -40,7 +43,7 @@ pub struct Endpoint {
     /// What it says about the endpoint.
     pub note: String,
     /// The sockets behind each claim.
-    pub(super) proofs: HashMap<(u16, Option<IpAddr>), Vec<Proof>>,
+    pub(super) proofs: HashMap<Place, Vec<Proof>>,
 }
 
 impl Endpoint {
@@ -134,15 +137,15 @@ impl Core {
     /// Takes the endpoint of a connection away, with its claims. Without one nothing happens.
     pub(super) fn detach(&mut self, conn: u64, reason: &str) {
         let Some(endpoint) = self.endpoints.get(&conn) else { return };
-        for (port, address) in endpoint.proofs.keys().copied().collect::<Vec<_>>() {
-            self.forget_proofs(conn, port, address);
+        for place in endpoint.proofs.keys().copied().collect::<Vec<_>>() {
+            self.forget_proofs(conn, place);
         }
         let Some(endpoint) = self.endpoints.remove(&conn) else { return };
         let slot = endpoint.slot;
         let claims = self.registry.get(slot).map(|c| c.claims.of(endpoint.id)).unwrap_or_default();
         for claim in claims {
             let removed = self.registry.get_mut(slot);
-            let removed = removed.and_then(|c| c.claims.remove(endpoint.id, claim.first, claim.address));
+            let removed = removed.and_then(|c| c.claims.remove(endpoint.id, claim.first, claim.scope));
             if let Some((_, pieces)) = removed {
                 self.close_ports(slot, &pieces);
             }
@@ -166,10 +169,8 @@ impl Core {
         wanted: &ClaimSpec,
         sockets: Vec<OwnedFd>,
     ) -> Result<Answer, Refused> {
-        let ClaimSpec { port, count, address, family, shared: _ } = *wanted;
-        if family.is_some() {
-            return Err(Refused::new(Errno::OPNOTSUPP, "claims for one family are not there yet"));
-        }
+        let ClaimSpec { port, count, address, family, shared } = *wanted;
+        let scope = scope(address, family)?;
         // What was given up may be what is claimed now.
         self.released();
         let endpoint = self.endpoint(conn)?;
@@ -178,7 +179,8 @@ impl Core {
             return Err(Refused::new(Errno::OPNOTSUPP, "a raw endpoint has all of its compartment already"));
         }
         let mut proofs = self.proofs(slot, by_admin, sockets)?;
-        if let Some(address) = address
+        if let Scope::Address(address) = scope
+            && !address.is_loopback()
             && !self.owns(slot, address)
         {
             let text = format!("{address} is no address of {}", self.name(slot));
@@ -188,18 +190,30 @@ impl Core {
             0 if count != 1 => {
                 return Err(Refused::new(Errno::INVAL, "any free port: for one port, not for a block"));
             }
-            0 => self.choose_port(slot, address, &proofs)?,
+            0 => self.choose_port(slot, scope, &proofs)?,
             port => port,
         };
-        let claim = Claim { endpoint: id, first: port, count, address };
+        // Blocks come without sockets: nobody binds thousands.
+        let proven = count == 1 && self.proves_all(slot, scope, &proofs);
+        let claim = Claim { endpoint: id, first: port, count, scope, shared, proven };
         let compartment = self.registry.get(slot).ok_or(Refused::new(Errno::NOENT, "no compartment"))?;
         compartment.claims.check(&claim).map_err(|e| refuse_port(&e))?;
-        // Blocks come without sockets: nobody binds thousands.
         if count == 1 {
-            self.check_proofs(slot, port, address, &proofs)?;
+            self.check_proofs(slot, port, scope, &proofs)?;
         }
         let what = || format!("claiming port {port}");
-        self.dataplane.claim(id, port, count, address).map_err(|e| dataplane_error(what(), &e))?;
+        let ports = dp::PortClaim {
+            first: port,
+            count,
+            scope,
+            sharing: match (proven, shared) {
+                (false, _) => dp::Sharing::Exclusive,
+                (true, false) => dp::Sharing::Newest,
+                (true, true) => dp::Sharing::Flows,
+            },
+            loopback: loopback(scope, &proofs),
+        };
+        self.dataplane.claim(id, &ports).map_err(|e| dataplane_error(what(), &e))?;
         let entered = self
             .registry
             .get_mut(slot)
@@ -214,7 +228,7 @@ impl Core {
             return Err(e);
         }
         if let Some(endpoint) = self.endpoints.get_mut(&conn) {
-            endpoint.proofs.insert((port, address), proofs);
+            endpoint.proofs.insert((port, scope), proofs);
         }
         Ok(Answer::Claimed { port, count })
     }
@@ -244,22 +258,17 @@ impl Core {
     }
 
     /// Gives a claim of a connection's endpoint back.
-    pub(super) fn unclaim(
-        &mut self,
-        conn: u64,
-        port: u16,
-        address: Option<IpAddr>,
-        reason: Option<&str>,
-    ) -> Result<(), Refused> {
+    pub(super) fn unclaim(&mut self, conn: u64, place: Place, reason: Option<&str>) -> Result<(), Refused> {
         let reason = reason.map(checked_note).transpose()?;
         let endpoint = self.endpoint(conn)?;
         let (id, slot) = (endpoint.id, endpoint.slot);
         let claims = self.registry.get(slot).map(|c| c.claims.of(id)).unwrap_or_default();
-        let claim = claims.iter().find(|c| c.first == port && c.address == address).ok_or_else(|| {
-            Refused::new(Errno::NOENT, format!("this endpoint has no claim that starts at port {port}"))
+        let claim = claims.iter().find(|c| (c.first, c.scope) == place).ok_or_else(|| {
+            let text = format!("this endpoint has no such claim that starts at port {}", place.0);
+            Refused::new(Errno::NOENT, text)
         })?;
         self.release(slot, claim)?;
-        self.forget_proofs(conn, port, address);
+        self.forget_proofs(conn, place);
         if let Some(endpoint) = self.endpoints.get_mut(&conn)
             && let Some(reason) = reason
         {
@@ -281,12 +290,12 @@ impl Core {
     /// Takes a claim out: XDP program, registry, workers.
     pub(super) fn release(&mut self, slot: Slot, claim: &Claim) -> Result<(), Refused> {
         let removed = self.registry.get_mut(slot);
-        let removed = removed.and_then(|c| c.claims.remove(claim.endpoint, claim.first, claim.address));
+        let removed = removed.and_then(|c| c.claims.remove(claim.endpoint, claim.first, claim.scope));
         if let Some((_, pieces)) = removed {
             self.close_ports(slot, &pieces);
         }
         let what = || format!("giving port {} back", claim.first);
-        let result = self.dataplane.unclaim(claim.endpoint, claim.first, claim.count, claim.address);
+        let result = self.dataplane.unclaim(claim.endpoint, claim.first, claim.count, claim.scope);
         result.map_err(|e| dataplane_error(what(), &e))
     }
 
@@ -297,7 +306,7 @@ impl Core {
     }
 
     /// The port of the sockets that came along, else any free one.
-    fn choose_port(&self, slot: Slot, address: Option<IpAddr>, proofs: &[Proof]) -> Result<u16, Refused> {
+    fn choose_port(&self, slot: Slot, scope: Scope, proofs: &[Proof]) -> Result<u16, Refused> {
         if let Some(first) = proofs.first() {
             return Ok(first.port());
         }
@@ -306,30 +315,49 @@ impl Core {
         rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
             .refused(|| "choosing a port")?;
         let start = u16::from_ne_bytes(random);
-        let free = self.registry.get(slot).and_then(|c| c.claims.free_port(low, high, start, address));
+        let free = self.registry.get(slot).and_then(|c| c.claims.free_port(low, high, start, scope));
         free.ok_or_else(|| Refused::new(Errno::ADDRINUSE, format!("no port from {low} to {high} is free")))
     }
 
+    /// Whether sockets of the compartment are bound to everything that the claim is for, so that the kernel has judged
+    /// who may have it.
+    fn proves_all(&self, slot: Slot, scope: Scope, proofs: &[Proof]) -> bool {
+        let ours = || proofs.iter().filter(|p| p.cookie().is_some());
+        let owned = self.registry.get(slot).map(|c| c.addresses.as_slice()).unwrap_or_default();
+        let covered =
+            |address: IpAddr, whole: bool| ours().any(|p| p.on_all(address) || !whole && p.covers(address));
+        match scope {
+            Scope::Address(address) => covered(address, false),
+            scope => {
+                ours().next().is_some()
+                    && owned
+                        .iter()
+                        .filter(|o| scope.contains(o.address))
+                        .all(|o| covered(o.address, o.delegated))
+            }
+        }
+    }
+
     /// Each address that the kernel has too needs a socket that is bound to the port there.
-    fn check_proofs(
-        &self,
-        slot: Slot,
-        port: u16,
-        address: Option<IpAddr>,
-        proofs: &[Proof],
-    ) -> Result<(), Refused> {
+    fn check_proofs(&self, slot: Slot, port: u16, scope: Scope, proofs: &[Proof]) -> Result<(), Refused> {
         if let Some(other) = proofs.iter().find(|p| p.port() != port) {
             let text = format!("a socket bound to port {} is no proof for port {port}", other.port());
             return Err(Refused::new(Errno::BADF, text));
         }
         let compartment = self.registry.get(slot);
         let owned = compartment.map(|c| c.addresses.as_slice()).unwrap_or_default();
-        let wanted = owned.iter().filter(|o| o.on_device() && address.is_none_or(|a| a == o.address));
-        for owned in wanted {
-            if !proofs.iter().any(|p| p.covers(owned.address)) {
+        let wanted = owned.iter().filter(|o| o.on_device() && scope.contains(o.address)).map(|o| o.address);
+        let loopback = match scope {
+            Scope::Address(address) if address.is_loopback() => Some(address),
+            _ => None,
+        };
+        for address in wanted.chain(loopback) {
+            // Loopback is another one for each compartment, so only a socket of this one knows it.
+            let knows = |p: &&Proof| loopback.is_none() || p.cookie().is_some();
+            if !proofs.iter().filter(knows).any(|p| p.covers(address)) {
                 let text = format!(
                     "claiming port {port} needs a UDP socket bound to {} to come along",
-                    std::net::SocketAddr::new(owned.address, port)
+                    std::net::SocketAddr::new(address, port)
                 );
                 return Err(Refused::new(Errno::ACCESS, text));
             }
@@ -355,9 +383,9 @@ impl Core {
             return Ok(());
         };
         for (slot, compartment) in self.registry.iter() {
-            for claim in compartment.claims.iter() {
-                let result = live.demux.insert_claim(slot, UDP, claim.first, claim.count);
-                result.map_err(|e| bpf(format!("entering port {}", claim.first), &e))?;
+            for piece in compartment.claims.iter().flat_map(Claim::pieces) {
+                let result = live.demux.insert_claim(slot, UDP, piece.first, piece.count);
+                result.map_err(|e| bpf(format!("entering port {}", piece.first), &e))?;
             }
         }
         Ok(())
@@ -397,6 +425,37 @@ fn checked_note(text: &str) -> Result<&str, Refused> {
         return Err(Refused::new(Errno::INVAL, text));
     }
     Ok(text)
+}
+
+/// What a request's words mean.
+pub fn scope(address: Option<IpAddr>, family: Option<u8>) -> Result<Scope, Refused> {
+    match (address.map(|address| address.to_canonical()), family) {
+        (None, None) => Ok(Scope::All),
+        (None, Some(4)) => Ok(Scope::V4),
+        (None, Some(6)) => Ok(Scope::V6),
+        (None, Some(_)) => Err(Refused::new(Errno::INVAL, "the family is 4 or 6")),
+        (Some(_), Some(_)) => Err(Refused::new(Errno::INVAL, "either an address or a family")),
+        (Some(address), None) => Ok(Scope::Address(address)),
+    }
+}
+
+/// The request's words for it.
+pub fn words(scope: Scope) -> (Option<IpAddr>, Option<u8>) {
+    match scope {
+        Scope::All => (None, None),
+        Scope::V4 => (None, Some(4)),
+        Scope::V6 => (None, Some(6)),
+        Scope::Address(address) => (Some(address), None),
+    }
+}
+
+/// The families whose loopback a claim has, too: those that a socket of the compartment is on all addresses of.
+fn loopback(scope: Scope, proofs: &[Proof]) -> dp::Families {
+    let all = |v4: bool| {
+        let any: IpAddr = if v4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        scope.contains(any) && proofs.iter().any(|p| p.cookie().is_some() && p.on_all(any))
+    };
+    dp::Families { v4: all(true), v6: all(false) }
 }
 
 fn refuse_port(error: &PortError) -> Refused {

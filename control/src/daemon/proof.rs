@@ -125,10 +125,15 @@ impl Proof {
         self.bound.port()
     }
 
+    /// Whether it is on all addresses of the family of `address`.
+    pub fn on_all(&self, address: IpAddr) -> bool {
+        if address.is_ipv4() { self.all4 } else { self.all6 }
+    }
+
     /// Whether the kernel would give it datagrams to `address`.
     pub fn covers(&self, address: IpAddr) -> bool {
         let bound = self.bound.ip();
-        (if address.is_ipv4() { self.all4 } else { self.all6 }) || bound == address && !bound.is_unspecified()
+        self.on_all(address) || bound == address && !bound.is_unspecified()
     }
 }
 

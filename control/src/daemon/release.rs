@@ -9,13 +9,13 @@
 //! before each claim.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::os::fd::{AsRawFd, RawFd};
 
 use afnet_bpf::Registered;
 
 use super::core::Core;
 use super::device::bpf;
+use super::endpoint::Place;
 use super::proof::Proof;
 use crate::error::Refused;
 
@@ -56,9 +56,9 @@ impl Core {
     }
 
     /// Forgets what a claim of a connection's endpoint stood on.
-    pub(super) fn forget_proofs(&mut self, conn: u64, port: u16, address: Option<IpAddr>) {
+    pub(super) fn forget_proofs(&mut self, conn: u64, place: Place) {
         let Some(endpoint) = self.endpoints.get_mut(&conn) else { return };
-        for proof in endpoint.proofs.remove(&(port, address)).unwrap_or_default() {
+        for proof in endpoint.proofs.remove(&place).unwrap_or_default() {
             let Some(cookie) = proof.cookie() else { continue };
             let elsewhere = endpoint.proofs.values().flatten().any(|p| p.cookie() == Some(cookie));
             if !elsewhere && let Some(conns) = self.behind.conns.get_mut(&cookie) {
@@ -95,18 +95,18 @@ impl Core {
     fn socket_gone(&mut self, conn: u64, cookie: u64) {
         let Some(endpoint) = self.endpoints.get(&conn) else { return };
         let (id, slot) = (endpoint.id, endpoint.slot);
-        let on_it = |(place, proofs): (&(u16, Option<IpAddr>), &Vec<Proof>)| {
+        let on_it = |(place, proofs): (&Place, &Vec<Proof>)| {
             proofs.iter().any(|p| p.cookie() == Some(cookie)).then_some(*place)
         };
         let places: Vec<_> = endpoint.proofs.iter().filter_map(on_it).collect();
-        for (port, address) in places {
+        for place in places {
             let claims = self.registry.get(slot).map(|c| c.claims.of(id)).unwrap_or_default();
-            if let Some(claim) = claims.iter().find(|c| c.first == port && c.address == address)
+            if let Some(claim) = claims.iter().find(|c| (c.first, c.scope) == place)
                 && let Err(e) = self.release(slot, claim)
             {
-                tracing::error!("port {port} of {}, whose socket is closed: {e}", self.name(slot));
+                tracing::error!("port {} of {}, whose socket is closed: {e}", place.0, self.name(slot));
             }
-            self.forget_proofs(conn, port, address);
+            self.forget_proofs(conn, place);
         }
     }
 

@@ -7,6 +7,7 @@ use afnet_abi::vlan::Vlan;
 
 use super::core::Core;
 use super::device::bpf;
+use super::endpoint::words;
 use crate::error::Refused;
 use crate::registry::{self, Slot};
 
@@ -67,12 +68,9 @@ impl Core {
             .filter(|e| only.is_none_or(|slot| slot == e.slot))
             .map(|e| {
                 let claims = self.registry.get(e.slot).map(|c| c.claims.of(e.id)).unwrap_or_default();
-                let spec = |c: &registry::Claim| ClaimSpec {
-                    port: c.first,
-                    count: c.count,
-                    address: c.address,
-                    family: None,
-                    shared: false,
+                let spec = |c: &registry::Claim| {
+                    let (address, family) = words(c.scope);
+                    ClaimSpec { port: c.first, count: c.count, address, family, shared: c.shared }
                 };
                 let values =
                     counted.binary_search_by_key(&e.id, |(id, ..)| *id).ok().map(|at| &counted[at].2);

@@ -3,10 +3,17 @@
 //! The XDP program knows claims by compartment, protocol and port block, without addresses; a block is a power of two
 //! long and aligned ([`pieces`]). Claims for different addresses may share ports, so pieces are counted: the first
 //! user of one enters it, the last one takes it out. What reaches a worker and has no endpoint there is reinjected
-//! into the kernel.
+//! into the kernel. Claims of loopback addresses are the workers' alone: nothing comes for them from a device.
+//!
+//! | claims that overlap | may both be there |
+//! |---|---|
+//! | both proven by sockets of the compartment | yes: the kernel has let both be bound; workers know who goes first |
+//! | one is not (fast-only addresses, prefixes, blocks) | no: this is the only registry that they have |
+//! | of one endpoint, the same | no |
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+
+use afnet_dataplane::Scope;
 
 /// A block of ports that the XDP program can hold: `count` is a power of two, `first` a multiple of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -17,7 +24,7 @@ pub struct Piece {
     pub count: u16,
 }
 
-/// Cuts `count` ports from `first` on into the fewest pieces. Neither may be 0, nor the last port above 65535.
+/// Cuts `count` ports from `first` on into the fewest pieces. `first` may not be 0, nor the last port above 65535.
 pub fn pieces(first: u16, count: u16) -> impl Iterator<Item = Piece> {
     let mut at = u32::from(first);
     let end = at + u32::from(count);
@@ -43,15 +50,33 @@ pub struct Claim {
     pub first: u16,
     /// Number of ports.
     pub count: u16,
-    /// Only datagrams to this address.
-    pub address: Option<IpAddr>,
+    /// Of which addresses.
+    pub scope: Scope,
+    /// Others may share it.
+    pub shared: bool,
+    /// Sockets of the compartment are bound to all of it. Then it is one port.
+    pub proven: bool,
 }
 
 impl Claim {
     fn overlaps(&self, other: &Self) -> bool {
         let end = |c: &Self| u32::from(c.first) + u32::from(c.count);
-        let addresses = self.address.is_none() || other.address.is_none() || self.address == other.address;
-        addresses && u32::from(self.first) < end(other) && u32::from(other.first) < end(self)
+        self.scope.overlaps(&other.scope)
+            && u32::from(self.first) < end(other)
+            && u32::from(other.first) < end(self)
+    }
+
+    /// What the XDP program is to hold for it.
+    pub fn pieces(&self) -> impl Iterator<Item = Piece> {
+        let count = if self.scope.is_loopback() { 0 } else { self.count };
+        pieces(self.first, count)
+    }
+
+    /// Whether both may not be there together.
+    fn excludes(&self, other: &Self) -> bool {
+        let same = (self.first, self.count, self.scope) == (other.first, other.count, other.scope);
+        let own = same && self.endpoint == other.endpoint;
+        self.overlaps(other) && (own || !self.proven || !other.proven)
     }
 }
 
@@ -69,8 +94,8 @@ pub enum PortError {
 /// All claims of a compartment.
 #[derive(Debug, Default)]
 pub struct Claims {
-    /// Sorted by first port, then address.
-    by_port: BTreeMap<(u16, Option<IpAddr>), Claim>,
+    /// Sorted by first port, then scope, then endpoint.
+    by_port: BTreeMap<(u16, Scope, u64), Claim>,
     /// Users of each piece.
     pieces: BTreeMap<Piece, u32>,
     /// Longest claim there has been: how far before a port one can start that covers it.
@@ -97,12 +122,11 @@ impl Claims {
     pub fn conflict(&self, claim: &Claim) -> Option<&Claim> {
         let from = claim.first.saturating_sub(self.longest);
         let last = claim.first.saturating_add(claim.count.saturating_sub(1));
-        let from = (from, None);
         self.by_port
-            .range(from..)
-            .take_while(|((first, _), _)| *first <= last)
+            .range((from, Scope::All, 0)..)
+            .take_while(|((first, ..), _)| *first <= last)
             .map(|(_, c)| c)
-            .find(|c| c.overlaps(claim))
+            .find(|c| c.excludes(claim))
     }
 
     /// Whether `claim` could be entered.
@@ -121,9 +145,9 @@ impl Claims {
     pub fn insert(&mut self, claim: Claim) -> Result<Vec<Piece>, PortError> {
         self.check(&claim)?;
         self.longest = self.longest.max(claim.count);
-        self.by_port.insert((claim.first, claim.address), claim);
+        self.by_port.insert((claim.first, claim.scope, claim.endpoint), claim);
         let mut new = Vec::new();
-        for piece in pieces(claim.first, claim.count) {
+        for piece in claim.pieces() {
             let users = self.pieces.entry(piece).or_insert(0);
             *users += 1;
             if *users == 1 {
@@ -134,19 +158,10 @@ impl Claims {
     }
 
     /// Takes out the claim of `endpoint` that starts at `first`; returns it and the pieces without user now.
-    pub fn remove(
-        &mut self,
-        endpoint: u64,
-        first: u16,
-        address: Option<IpAddr>,
-    ) -> Option<(Claim, Vec<Piece>)> {
-        let key = (first, address);
-        if self.by_port.get(&key)?.endpoint != endpoint {
-            return None;
-        }
-        let claim = self.by_port.remove(&key)?;
+    pub fn remove(&mut self, endpoint: u64, first: u16, scope: Scope) -> Option<(Claim, Vec<Piece>)> {
+        let claim = self.by_port.remove(&(first, scope, endpoint))?;
         let mut gone = Vec::new();
-        for piece in pieces(claim.first, claim.count) {
+        for piece in claim.pieces() {
             if let Some(users) = self.pieces.get_mut(&piece) {
                 *users -= 1;
                 if *users == 0 {
@@ -172,11 +187,12 @@ impl Claims {
     }
 
     /// A port in `low..=high` that `claim` could have, searched from `start` on round the range.
-    pub fn free_port(&self, low: u16, high: u16, start: u16, address: Option<IpAddr>) -> Option<u16> {
+    pub fn free_port(&self, low: u16, high: u16, start: u16, scope: Scope) -> Option<u16> {
+        let claim = |first| Claim { endpoint: 0, first, count: 1, scope, shared: false, proven: false };
         let span = u32::from(high.checked_sub(low)?) + 1;
         let offset = u32::from(start) % span;
         (0..span)
             .filter_map(|i| u16::try_from(u32::from(low) + (offset + i) % span).ok())
-            .find(|port| self.conflict(&Claim { endpoint: 0, first: *port, count: 1, address }).is_none())
+            .find(|port| self.conflict(&claim(*port)).is_none())
     }
 }

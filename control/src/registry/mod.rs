@@ -14,7 +14,7 @@
 //!   device. The same compartment may have it on several devices.
 //! * A prefix may lie within another one, and an address within any prefix: the longest match owns (as in a
 //!   routing table, and as the XDP program looks it up).
-//! * Two claims of one compartment conflict when their ports overlap and their addresses are equal or one is for all.
+//! * Two claims of one compartment conflict when their ports and addresses overlap, unless sockets prove both.
 
 mod claims;
 mod realm;

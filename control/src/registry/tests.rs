@@ -2,6 +2,8 @@
 
 use proptest::prelude::*;
 
+use afnet_dataplane::Scope;
+
 use super::*;
 
 fn realm(device: u16, vlan: &str) -> Realm {
@@ -187,28 +189,61 @@ fn what_is_no_unicast_address_is_refused() {
     assert!(registry.get(a).unwrap().addresses.is_empty());
 }
 
+/// A claim of ports that no socket is bound to.
+fn unproven(endpoint: u64, first: u16, count: u16, scope: Scope) -> Claim {
+    Claim { endpoint, first, count, scope, shared: false, proven: false }
+}
+
 #[test]
 fn claims_conflict_by_ports_and_address() {
     let mut claims = Claims::default();
-    let one: IpAddr = "192.0.2.1".parse().unwrap();
-    let two: IpAddr = "192.0.2.2".parse().unwrap();
-    let claim = |first, count, address| Claim { endpoint: 1, first, count, address };
-    assert_eq!(claims.insert(claim(53, 1, Some(one))).unwrap(), [Piece { first: 53, count: 1 }]);
-    assert_eq!(claims.insert(claim(53, 1, Some(two))).unwrap(), [], "the piece is there already");
+    let [one, two] = ["192.0.2.1", "192.0.2.2"].map(|a| Some(a.parse::<IpAddr>().unwrap()));
+    let scope = |address: Option<IpAddr>| address.map_or(Scope::All, Scope::Address);
+    let claim = |first, count, address| unproven(1, first, count, scope(address));
+    assert_eq!(claims.insert(claim(53, 1, one)).unwrap(), [Piece { first: 53, count: 1 }]);
+    assert_eq!(claims.insert(claim(53, 1, two)).unwrap(), [], "the piece is there already");
     assert_eq!(claims.insert(claim(53, 1, None)), Err(PortError::InUse(53)));
     assert_eq!(claims.insert(claim(40, 20, None)), Err(PortError::InUse(53)));
     claims.insert(claim(100, 100, None)).unwrap();
-    assert_eq!(claims.insert(claim(199, 1, Some(one))), Err(PortError::InUse(199)));
-    claims.insert(claim(200, 1, Some(one))).unwrap();
+    assert_eq!(claims.insert(claim(199, 1, one)), Err(PortError::InUse(199)));
+    claims.insert(claim(200, 1, one)).unwrap();
     for bad in [claim(0, 1, None), claim(1, 0, None), claim(65535, 2, None)] {
         assert_eq!(claims.insert(bad), Err(PortError::Range));
     }
-    assert_eq!(claims.remove(2, 53, Some(one)), None, "not the endpoint's");
-    assert_eq!(claims.remove(1, 53, Some(one)).unwrap().1, []);
-    assert_eq!(claims.remove(1, 53, Some(two)).unwrap().1, [Piece { first: 53, count: 1 }]);
-    assert_eq!(claims.free_port(100, 201, 150, None), Some(201));
-    assert_eq!(claims.free_port(100, 200, 0, None), None);
+    assert_eq!(claims.remove(2, 53, scope(one)), None, "not the endpoint's");
+    assert_eq!(claims.remove(1, 53, scope(one)).unwrap().1, []);
+    assert_eq!(claims.remove(1, 53, scope(two)).unwrap().1, [Piece { first: 53, count: 1 }]);
+    assert_eq!(claims.free_port(100, 201, 150, Scope::All), Some(201));
+    assert_eq!(claims.free_port(100, 200, 0, Scope::All), None);
     assert_eq!(claims.of(1).len(), 2);
+}
+
+#[test]
+fn proven_claims_stand_beside_each_other() {
+    let mut claims = Claims::default();
+    let proven = |endpoint, scope| Claim { proven: true, ..unproven(endpoint, 53, 1, scope) };
+    let address = Scope::Address("192.0.2.1".parse().unwrap());
+    assert_eq!(claims.insert(proven(1, Scope::All)).unwrap(), [Piece { first: 53, count: 1 }]);
+    for (endpoint, scope) in [(2, Scope::All), (2, Scope::V4), (1, address), (3, Scope::V6)] {
+        assert_eq!(claims.insert(proven(endpoint, scope)).unwrap(), []);
+        assert_eq!(claims.insert(proven(endpoint, scope)), Err(PortError::InUse(53)), "its own");
+    }
+    // Who has no socket has nothing to say here.
+    for scope in [Scope::All, Scope::V4, address] {
+        assert_eq!(claims.insert(unproven(9, 53, 1, scope)), Err(PortError::InUse(53)));
+        assert_eq!(claims.insert(unproven(9, 50, 10, scope)), Err(PortError::InUse(53)));
+    }
+    assert_eq!(claims.free_port(53, 54, 0, Scope::All), Some(54));
+    // Of the loopback the XDP program knows nothing.
+    let loopback = Scope::Address("127.0.0.1".parse().unwrap());
+    assert_eq!(claims.insert(Claim { first: 99, ..proven(1, loopback) }).unwrap(), []);
+    assert_eq!(claims.insert(unproven(9, 99, 1, Scope::All)).unwrap(), [Piece { first: 99, count: 1 }]);
+    assert_eq!(claims.remove(1, 99, loopback).unwrap().1, []);
+    for (endpoint, scope) in [(1, Scope::All), (2, Scope::All), (2, Scope::V4), (1, address)] {
+        assert_eq!(claims.remove(endpoint, 53, scope).unwrap().1, []);
+    }
+    assert_eq!(claims.remove(3, 53, Scope::V6).unwrap().1, [Piece { first: 53, count: 1 }]);
+    assert_eq!(claims.len(), 1);
 }
 
 proptest! {
@@ -230,11 +265,11 @@ proptest! {
         let mut claims = Claims::default();
         let mut list: Vec<(u32, u32, u8)> = Vec::new();
         for (add, first, count, address) in ops {
-            let to = (address > 0).then(|| IpAddr::from([192, 0, 2, address]));
+            let to = if address > 0 { Scope::Address([192, 0, 2, address].into()) } else { Scope::All };
             if add {
                 let (start, end) = (u32::from(first), u32::from(first) + u32::from(count));
                 let taken = list.iter().any(|(s, e, a)| *s < end && start < *e && (*a == 0 || address == 0 || *a == address));
-                let got = claims.insert(Claim { endpoint: 1, first, count, address: to });
+                let got = claims.insert(unproven(1, first, count, to));
                 prop_assert_eq!(got.is_err(), taken);
                 if !taken { list.push((start, end, address)); }
             } else {

@@ -5,7 +5,6 @@
 
 use std::{
     collections::BTreeMap,
-    net::IpAddr,
     os::fd::{AsFd, OwnedFd},
     sync::Arc,
 };
@@ -19,9 +18,9 @@ use crate::{
     config::{Attachment, Compartment, EndpointKind},
     counters::{Counter, Counters},
     error::Error,
-    net,
+    ports::{PortClaim, Scope},
     worker::{
-        claims::Claim,
+        claims::{Claim, Held},
         command::{Command, NewEndpoint},
     },
     xsk::RxSocket,
@@ -67,7 +66,7 @@ pub(super) struct EndpointState {
     pub(super) slot: u32,
     /// By worker.
     pub(super) counters: Vec<Arc<Counters>>,
-    claims: Vec<Claim>,
+    claims: Vec<Held>,
 }
 
 impl SlotState {
@@ -247,40 +246,40 @@ impl Dataplane {
         self.call_all(|_| Command::RemoveEndpoint { id })
     }
 
-    /// Delivers UDP ports `first` to `first + count - 1` (to `address` only, if given) to the endpoint.
+    /// Delivers UDP ports to the endpoint. Who else has them, and whether that is right, is for control to know.
     ///
     /// # Errors
-    /// [`Error::Exists`] if it overlaps a claim of the compartment's, [`Error::Unknown`], [`Error::Config`],
-    /// [`Error::Worker`].
-    pub fn claim(&mut self, id: u64, first: u16, count: u16, address: Option<IpAddr>) -> Result<(), Error> {
-        let claim = Claim::new(first, count, address.map(net::from_ip))
-            .ok_or_else(|| Error::Config(format!("port range {first} + {count}")))?;
+    /// [`Error::Exists`] if a claim of the compartment's with the same scope overlaps it and is not an equal one with
+    /// which it may be shared, or is the endpoint's own; [`Error::Unknown`], [`Error::Config`], [`Error::Worker`].
+    pub fn claim(&mut self, id: u64, claim: &PortClaim) -> Result<(), Error> {
+        let PortClaim { first, count, .. } = *claim;
+        let held = Held::new(claim).ok_or_else(|| Error::Config(format!("port range {first} + {count}")))?;
         let slot = self.slot_of(id)?;
         let taken = self
             .endpoints
-            .values()
-            .filter(|e| e.slot == slot)
-            .flat_map(|e| &e.claims)
-            .any(|c| c.overlaps(&claim));
+            .iter()
+            .filter(|(_, e)| e.slot == slot)
+            .flat_map(|(owner, e)| e.claims.iter().map(move |c| (owner, c)))
+            .any(|(owner, c)| c.excludes(&held) || *owner == id && c.claim == held.claim);
         if taken {
             return Err(Error::Exists(format!("port {first} is claimed already")));
         }
         if let Some(endpoint) = self.endpoints.get_mut(&id) {
-            endpoint.claims.push(claim);
+            endpoint.claims.push(held);
         }
-        self.call_all(|_| Command::Claim { id, claim })
+        self.call_all(|_| Command::Claim { id, held })
     }
 
-    /// Takes a claim back; the same arguments as in [`Dataplane::claim`].
+    /// Takes a claim back.
     ///
     /// # Errors
     /// [`Error::Unknown`] if there is no such claim, [`Error::Worker`].
-    pub fn unclaim(&mut self, id: u64, first: u16, count: u16, address: Option<IpAddr>) -> Result<(), Error> {
+    pub fn unclaim(&mut self, id: u64, first: u16, count: u16, scope: Scope) -> Result<(), Error> {
         let none = || Error::Unknown { what: "claim of port", number: first.into() };
-        let claim = Claim::new(first, count, address.map(net::from_ip)).ok_or_else(none)?;
+        let claim = Claim::new(first, count, scope).ok_or_else(none)?;
         self.slot_of(id)?;
         let endpoint = self.endpoints.get_mut(&id).ok_or_else(none)?;
-        let at = endpoint.claims.iter().position(|c| *c == claim).ok_or_else(none)?;
+        let at = endpoint.claims.iter().position(|held| held.claim == claim).ok_or_else(none)?;
         endpoint.claims.remove(at);
         self.call_all(|_| Command::Unclaim { id, claim })
     }

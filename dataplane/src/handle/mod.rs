@@ -28,6 +28,7 @@ use crate::{
     counters::{Counter, Counters, Snapshot},
     error::Error,
     event::{Event, FrameAudit},
+    net::hash::Key as HashKey,
     reaper::{Line, Reaper, grace_period},
     route::{Route, RouteKey},
     worker::{
@@ -57,6 +58,8 @@ pub struct Dataplane {
     endpoints: HashMap<u64, endpoints::EndpointState>,
     next_endpoint: u64,
     reaper: Reaper,
+    /// By what workers tell flows that share a port apart: the same for all of them.
+    flows: HashKey,
 }
 
 impl fmt::Debug for Dataplane {
@@ -95,9 +98,11 @@ impl Dataplane {
             endpoints: HashMap::new(),
             next_endpoint: 1,
             reaper: Reaper::start()?,
+            flows: HashKey::random(),
         };
         for index in 0..dataplane.config.workers.len() {
-            let worker = Worker::start(index, &dataplane.config, &events_in, &notify)?;
+            let worker =
+                Worker::start(index, &dataplane.config, &events_in, &notify, dataplane.flows.clone())?;
             dataplane.workers.push(worker);
         }
         let lines: Vec<Line> = dataplane.workers.iter().map(|w| w.line.clone()).collect();
@@ -212,10 +217,16 @@ impl Drop for Dataplane {
 }
 
 impl Worker {
-    fn start(index: usize, config: &Config, events: &Sender<Event>, notify: &Notify) -> Result<Self, Error> {
+    fn start(
+        index: usize,
+        config: &Config,
+        events: &Sender<Event>,
+        notify: &Notify,
+        flows: HashKey,
+    ) -> Result<Self, Error> {
         let counters = Arc::new(Counters::default());
         let (line, thread) =
-            worker::spawn(index, config, events.clone(), Arc::clone(notify), Arc::clone(&counters))?;
+            worker::spawn(index, config, events.clone(), Arc::clone(notify), Arc::clone(&counters), flows)?;
         Ok(Self { line, thread: Some(thread), counters })
     }
 

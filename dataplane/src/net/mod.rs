@@ -77,6 +77,15 @@ pub const fn is_v4(a: &Address) -> bool {
     u128::from_le_bytes(*a) << 32 == 0xffff << 112
 }
 
+/// Whether `a` is a loopback address: 127.0.0.0/8 or ::1.
+#[inline]
+pub fn is_loopback(a: &Address) -> bool {
+    match v4(a) {
+        Some([first, ..]) => first == 127,
+        None => u128::from_be_bytes(*a) == 1,
+    }
+}
+
 /// Whether `a` is a multicast address (or 255.255.255.255).
 #[inline]
 pub fn is_multicast(a: &Address) -> bool {

@@ -92,12 +92,12 @@ impl Worker {
             Command::TakeSocket { ifindex, queue, serial } => self.take_socket(ifindex, queue, serial),
             Command::AddEndpoint(endpoint) => self.add_endpoint(*endpoint),
             Command::RemoveEndpoint { id } => self.remove_endpoint(id),
-            Command::Claim { id, claim } => self.with_endpoint(id, |half, slot, index| {
-                half.claims.push(claim);
-                slot.claims.insert(claim, index);
+            Command::Claim { id, held } => self.with_endpoint(id, |half, slot, index| {
+                half.claims.push(held);
+                slot.claims.insert(held, index);
             }),
             Command::Unclaim { id, claim } => self.with_endpoint(id, |half, slot, index| {
-                half.claims.retain(|c| *c != claim);
+                half.claims.retain(|held| held.claim != claim);
                 slot.claims.remove(&claim, index);
             }),
             Command::Route { key, route } => {

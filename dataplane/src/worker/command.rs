@@ -9,7 +9,7 @@ use afnet_ring::{Consumer, Producer};
 use crossbeam::channel::Sender;
 
 use super::{
-    claims::Claim,
+    claims::{Claim, Held},
     core::Waiting,
     endpoint::{RxHalf, TxHalf},
     queue::Queue,
@@ -60,7 +60,7 @@ pub(crate) enum Command {
     /// Stop serving it. Reply: `Endpoint`.
     RemoveEndpoint { id: u64 },
     /// Deliver a port range to an endpoint.
-    Claim { id: u64, claim: Claim },
+    Claim { id: u64, held: Held },
     /// No longer.
     Unclaim { id: u64, claim: Claim },
     /// An answer to `Event::Resolve`, or news about a route.

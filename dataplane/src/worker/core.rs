@@ -99,6 +99,8 @@ pub(crate) struct Core {
     pub(crate) routes: RouteCache<Waiting>,
     pub(crate) hops: NextHops,
     pub(crate) ids: Ids,
+    /// Key of the hash of flows.
+    flows: HashKey,
     pub(crate) events: Events,
     /// Buffers of what has waited, for reuse.
     pub(crate) spare: Vec<Vec<u8>>,
@@ -113,6 +115,7 @@ impl Core {
         channel: Sender<Event>,
         notify: Notify,
         counters: Arc<Counters>,
+        flows: HashKey,
     ) -> Self {
         let reassembly = reassembly::Config {
             slots: config.slots,
@@ -134,6 +137,7 @@ impl Core {
             routes: RouteCache::new(Limits::default(), HashKey::random()),
             hops: NextHops::new(NEXT_HOPS, HashKey::random()),
             ids: Ids::new(HashKey::random()),
+            flows,
             events: Events { channel, notify, unnotified: false },
             spare: Vec::new(),
             scratch: vec![0; SCRATCH],
@@ -156,6 +160,23 @@ impl Core {
     #[inline]
     pub(crate) fn slot(&self, slot: u32) -> Option<&Slot> {
         self.slots.get(slot as usize)?.as_deref()
+    }
+
+    /// The endpoint that has `port` of `address` in a compartment, for the flow from `remote`.
+    #[inline]
+    pub(crate) fn claimant(
+        &self,
+        slot: &Slot,
+        (address, port): (&Address, u16),
+        (remote, remote_port): (&Address, u16),
+    ) -> Option<u32> {
+        slot.claims.find(address, port, || self.flow(address, port, remote, remote_port))
+    }
+
+    /// Hash of a flow: the same in every worker.
+    #[inline]
+    pub(crate) fn flow(&self, address: &Address, port: u16, remote: &Address, remote_port: u16) -> u64 {
+        self.flows.hash(address, remote, u64::from(port) << 16 | u64::from(remote_port))
     }
 
     /// Counts for the worker and, if in use, the slot.

@@ -11,7 +11,7 @@ use std::{
 use afnet_abi::shm::{ErrorInfo, Record, kind};
 use afnet_ring::{Consumer, Producer};
 
-use super::claims::Claim;
+use super::claims::Held;
 use crate::{
     config::EndpointKind,
     counters::{Counter, Counters},
@@ -104,7 +104,7 @@ pub(crate) struct TxHalf {
     pub(crate) counters: Arc<Counters>,
     pub(crate) slot_counters: Arc<Counters>,
     /// What it may send from, in the order of claiming.
-    pub(crate) claims: Vec<Claim>,
+    pub(crate) claims: Vec<Held>,
     /// Not parked: on the worker's list of rings to look at.
     pub(crate) active: bool,
     /// When it is parked, unless it sends again.

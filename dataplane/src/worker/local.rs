@@ -3,14 +3,17 @@
 //! No wire, so no checksum, no fragments and no MTU. What no endpoint wants goes to the kernel, which may have a socket
 //! bound to the address.
 //!
+//! Loopback addresses are each compartment's own: what is sent there reaches endpoints of the same compartment alone.
+//!
 //! Nothing passes between an isolated compartment and the others or the host. Of one that has never had an endpoint
 //! workers know nothing: packets to it go to the kernel, where the kernel path drops them.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use afnet_abi::shm::{Record, flags, kind};
 
 use super::{
+    claims::Held,
     copy::Bytes,
     rx::{Fate, Origin, deliver},
     tx::{Out, Outcome, Sender},
@@ -20,7 +23,7 @@ use crate::{
     net::{
         Address, Drop,
         build::{Ip, UDP_LEN, ip_len, write_ip, write_udp},
-        from_ip, icmp, is_v4,
+        from_ip, icmp, is_loopback, is_v4, mapped,
         parse::{Packet, parse_ip},
         protocol,
         segment::Segments,
@@ -52,11 +55,51 @@ impl Out<'_> {
     ) -> Outcome {
         // Workers need not know a compartment without endpoints: the kernel serves all of its addresses.
         let target = self.core.slot(slot);
-        let claim = target.and_then(|target| target.claims.find(&record.remote, record.remote_port));
+        let to = (&record.remote, record.remote_port);
+        let from = (&from_ip(src), record.local_port);
+        let claim = target.and_then(|target| self.core.claimant(target, to, from));
         match (claim, target.and_then(|target| target.raw)) {
             (Some(index), _) => self.local_endpoint(sender, record, bytes, index, from_ip(src)),
             (None, Some(_)) => self.local_raw(sender, record, bytes, slot, from_ip(src)),
             (None, None) => self.host(sender, record, bytes, src),
+        }
+    }
+
+    /// A datagram to a loopback address: to an endpoint of the same compartment that has the port there, or to nobody.
+    /// The sender has `held` on its port.
+    pub(super) fn loopback(
+        &mut self,
+        sender: &Sender<'_>,
+        record: &mut Record,
+        bytes: Bytes<'_>,
+        held: &Held,
+    ) -> Outcome {
+        let v4 = is_v4(&record.remote);
+        let Some(slot) = self.core.slot(sender.slot) else { return Outcome::Done };
+        if record.local == [0; 16] {
+            // As a kernel socket that is bound to all addresses, or to each.
+            let default = if v4 { mapped([127, 0, 0, 1]) } else { from_ip(Ipv6Addr::LOCALHOST.into()) };
+            let own = if held.on_loopback(v4) { Some(default) } else { slot.first(v4) };
+            let Some(own) = own else { return self.refuse(sender, Counter::TxAddress) };
+            record.local = own;
+        } else if is_v4(&record.local) != v4 {
+            return self.refuse(sender, Counter::TxAddress);
+        } else if is_loopback(&record.local) && !held.on_loopback(v4)
+            || !is_loopback(&record.local) && !slot.may_send_from(&record.local)
+        {
+            return self.refuse(sender, Counter::TxSpoofed);
+        }
+        let (to, port) = (&record.remote, record.remote_port);
+        let flow = || self.core.flow(to, port, &record.local, record.local_port);
+        match slot.claims.find_loopback(to, port, flow) {
+            Some(index) => {
+                sender.count(Counter::TxLoopback, 1);
+                self.local_endpoint(sender, record, bytes, index, record.local)
+            }
+            None => {
+                self.complain(sender, record, &icmp::unreachable(libc::ECONNREFUSED.unsigned_abs()));
+                self.refuse(sender, Counter::TxNoListener)
+            }
         }
     }
 

@@ -72,6 +72,7 @@ use crate::{
     error::Error,
     event::Event,
     handle::Notify,
+    net::hash::Key as HashKey,
     reaper::Line,
 };
 
@@ -112,6 +113,7 @@ pub(crate) fn spawn(
     events: Sender<Event>,
     notify: Notify,
     counters: Arc<Counters>,
+    flows: HashKey,
 ) -> Result<(Line, JoinHandle<()>), Error> {
     let poller = Poller::new().map_err(|e| Error::io("poller of a worker", e))?;
     let waker = Waker::new(poller.registry(), Source::Waker.token())
@@ -124,7 +126,7 @@ pub(crate) fn spawn(
         return Err(Error::Config(format!("worker {index}: no CPU {cpu} to run on")));
     }
     let mut worker = Worker {
-        core: Core::new(config, events, notify, counters),
+        core: Core::new(config, events, notify, counters, flows),
         devices: Vec::new(),
         hosts: Vec::new(),
         tx: Vec::new(),

@@ -259,8 +259,10 @@ fn datagram(core: &mut Core, bytes: &[u8], packet: &Packet, origin: Origin) -> F
             return Fate::Done;
         }
     };
-    let Some(index) = core.slot(origin.slot).and_then(|slot| slot.claims.find(&packet.dst, udp.dst_port))
-    else {
+    let to = (&packet.dst, udp.dst_port);
+    let claimant =
+        core.slot(origin.slot).and_then(|slot| core.claimant(slot, to, (&packet.src, udp.src_port)));
+    let Some(index) = claimant else {
         return raw(core, bytes, packet, origin);
     };
     let Some(half) = core.rx.get_mut(index as usize).and_then(Option::as_deref_mut) else {
@@ -378,7 +380,8 @@ fn icmp_error(core: &mut Core, bytes: &[u8], packet: &Packet, origin: Origin) ->
     if quoted.protocol != protocol::UDP || slot.owns(&quoted.src).is_none() {
         return false;
     }
-    let Some(index) = slot.claims.find(&quoted.src, quoted.src_port) else { return false };
+    let from = (&quoted.dst, quoted.dst_port);
+    let Some(index) = core.claimant(slot, (&quoted.src, quoted.src_port), from) else { return false };
     if error.info.mtu != 0 {
         lower_mtu(core, origin.slot, &quoted, error.info.mtu);
     }

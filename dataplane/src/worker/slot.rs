@@ -68,6 +68,16 @@ impl Slot {
         self.owned.iter().any(|o| o.usable && address & o.mask == o.net)
     }
 
+    /// The first address of a family that it may send from.
+    pub(crate) fn first(&self, v4: bool) -> Option<Address> {
+        let address = |o: &Owned| o.net.to_be_bytes();
+        self.owned
+            .iter()
+            .filter(|o| o.usable && o.mask == u128::MAX)
+            .map(address)
+            .find(|a| crate::net::is_v4(a) == v4)
+    }
+
     /// Whether its policy forbids a packet from `src` that has not left this host.
     #[inline]
     pub(crate) fn forbids(&self, src: &Address) -> bool {
@@ -111,6 +121,7 @@ mod tests {
         assert_eq!(slot.owns(&ip("10.0.0.2")), Some(128));
         assert!(slot.may_send_from(&ip("10.9.255.1")) && !slot.may_send_from(&ip("10.10.0.1")));
         assert_eq!(slot.owns(&ip("10.9.1.1")), Some(112));
+        assert_eq!((slot.first(true), slot.first(false)), (Some(ip("10.0.0.1")), None));
         assert!(!slot.forbids(&ip("10.0.0.3")), "not isolated");
         slot.isolated = true;
         assert!(slot.forbids(&ip("10.0.0.3")) && !slot.forbids(&ip("10.0.0.1")));

@@ -4,7 +4,8 @@
 //! record ── checks: port claimed, source owned ── route cache ─┬─ Wire, Host ── wire frames (send.rs)
 //!                                                  │           ├─ Local ─────── RX rings (local.rs)
 //!                                                  │           └─ Unreachable ─ ERROR record
-//!                                                  └─ unknown: waits, Event::Resolve to control
+//!                │                                 └─ unknown: waits, Event::Resolve to control
+//!                └─ to loopback: RX rings of the same compartment, nowhere else (local.rs)
 //! ```
 //!
 //! A record that finds no room in the device's TX ring stays where it is; its ring is looked at again next round. So a
@@ -15,7 +16,7 @@ use afnet_ring::Violation;
 
 use super::{
     TX_LINGER, Worker,
-    claims::Claim,
+    claims::Held,
     copy::Bytes,
     core::{Core, Waiting},
     endpoint::TxHalf,
@@ -28,7 +29,7 @@ use crate::{
     counters::{Counter, Counters},
     event::Event,
     net::{
-        Address, icmp, is_v4,
+        Address, icmp, is_loopback, is_v4,
         next_hop::Neighbour,
         route_cache::{Ask, Key, Lookup},
     },
@@ -47,7 +48,7 @@ pub(super) struct Sender<'a> {
     pub(super) index: u32,
     pub(super) id: u64,
     pub(super) slot: u32,
-    pub(super) claims: &'a [Claim],
+    pub(super) claims: &'a [Held],
     pub(super) counters: &'a Counters,
     pub(super) slot_counters: &'a Counters,
 }
@@ -235,17 +236,29 @@ impl Out<'_> {
             return self.refuse(sender, Counter::TxRecordInvalid);
         }
         let mut record = *record;
+        let v4 = is_v4(&record.remote);
         if record.local_port == 0 {
-            match sender.claims.first() {
+            // The first one that can reach the other side; if none can, that is the error.
+            let claims = || sender.claims.iter().map(|held| held.claim);
+            match claims().find(|claim| claim.speaks(v4)).or_else(|| claims().next()) {
                 Some(claim) => record.local_port = claim.first,
                 None => return self.refuse(sender, Counter::TxNotClaimed),
             }
         }
         let chosen = (record.local != none).then_some(record.local);
-        let claim = sender.claims.iter().find(|c| c.permits(record.local_port, chosen.as_ref()));
-        let Some(claim) = claim else { return self.refuse(sender, Counter::TxNotClaimed) };
-        if let (None, Some(bound)) = (chosen, claim.address) {
+        let permits = |held: &&Held| held.claim.permits(record.local_port, chosen.as_ref());
+        let claims = || sender.claims.iter().filter(permits);
+        let Some(held) = claims().find(|held| held.claim.speaks(v4)).or_else(|| claims().next()) else {
+            return self.refuse(sender, Counter::TxNotClaimed);
+        };
+        if !held.claim.speaks(v4) {
+            return self.refuse(sender, Counter::TxAddress);
+        }
+        if let (None, Some(bound)) = (chosen, held.claim.address()) {
             record.local = bound;
+        }
+        if is_loopback(&record.remote) {
+            return self.loopback(sender, &mut record, bytes, held);
         }
         if record.local != none {
             if !self.core.slot(sender.slot).is_some_and(|slot| slot.may_send_from(&record.local)) {

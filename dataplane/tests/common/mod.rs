@@ -18,7 +18,7 @@ use afnet_abi::{
 use afnet_bpf::{AddressEntry, AttachMode, CompartmentConfig, Demux, DemuxConfig, HostDemux, Limits};
 use afnet_dataplane::{
     Attachment, Compartment, Config, Counter, Dataplane, Device, EndpointKind, Event, FrameAudit, HostLink,
-    ModePreference, ModeReport, OwnedAddress, Route, RouteKey, net,
+    ModePreference, ModeReport, OwnedAddress, PortClaim, Route, RouteKey, net,
 };
 use afnet_ring::{Consumer, Mapping, Producer};
 use afnet_tests::{
@@ -192,7 +192,7 @@ impl Rig {
 
     /// Claims a port for a tenant.
     pub fn claim(&mut self, tenant: &Tenant, slot: u32, port: u16) {
-        self.dp().claim(tenant.id, port, 1, None).expect("claim");
+        self.dp().claim(tenant.id, &PortClaim::new(port, 1)).expect("claim");
         self.demux.insert_claim(slot, net::protocol::UDP, port, 1).expect("insert the claim");
     }
 

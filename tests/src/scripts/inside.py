@@ -7,6 +7,8 @@ import socket
 import sys
 
 wire = socket.socket(fileno=0)
+# Sockets that live as long as the process.
+keep = []
 
 
 def udp(address, port=0, reuseaddr=False, reuseport=False, v6only=False):

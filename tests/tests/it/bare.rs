@@ -57,7 +57,13 @@ impl Bare {
     #[track_caller]
     pub fn claim(&self, port: u16, proof: &[BorrowedFd<'_>]) {
         let claim = Request::Claim { port, count: 1, address: None, family: None, shared: false };
-        call(&self.stream, &claim, proof).expect("claim").unwrap();
+        self.ask(&claim, proof).unwrap();
+    }
+
+    /// One request.
+    #[track_caller]
+    pub fn ask(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<Answer, Refusal> {
+        call(&self.stream, request, fds).expect("an answer").map(|(answer, _)| answer)
     }
 
     /// Gives it back.

@@ -2,6 +2,7 @@
 //! that judges. One module for each subject. Root is needed.
 
 mod bare;
+mod by_hand;
 mod claims;
 mod cli;
 mod client;
@@ -18,11 +19,13 @@ mod kernel_path;
 mod lifecycle;
 mod limit;
 mod local;
+mod loopback;
 mod queues;
 mod raw;
 mod recovery;
 mod responder;
 mod segments;
+mod sharing;
 mod tenant;
 mod udp;
 mod vlan;
