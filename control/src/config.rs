@@ -153,7 +153,7 @@ impl Default for LimitsConfig {
             claims: 65536,
             connections: 8192,
             user_connections: 2048,
-            endpoints: 64,
+            endpoints: 1024,
             rx_ring: 1 << 20,
             tx_ring: 1 << 20,
             reassembly: 1 << 20,

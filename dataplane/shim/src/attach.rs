@@ -15,6 +15,7 @@ use core::{
 };
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 
+use afnet_abi::shm::MIN_RING_LEN;
 use afnet_tenant::{
     AttachOptions, Error,
     parts::{Answer, Connection, Request, Session},
@@ -38,6 +39,8 @@ const RETRY_NS: u64 = 250_000_000;
 /// Shortest time between two looks at the daemon's connection: a system call each. What is sent in that time after
 /// the daemon's end is lost.
 const LOOK_NS: u64 = 4_000_000;
+/// Largest ring in bytes. More would only be a longer queue, and colder memory.
+const LARGEST_RING: usize = 4 << 20;
 /// The shim's own descriptors have numbers from here on, out of the program's way, if it may have so many.
 const OWN_FROM: u64 = 4096;
 
@@ -145,7 +148,9 @@ fn connect() -> Result<Connection, Error> {
 }
 
 fn enter(fd: i32, socket: &Use, local: Name, peer: Option<Name>) -> Result<(), Error> {
-    let session = Session::attach(connect()?, &AttachOptions::default())?;
+    let rx_len = Some(ring_len(options::number(fd, libc::SOL_SOCKET, libc::SO_RCVBUF)));
+    let tx_len = Some(ring_len(options::number(fd, libc::SOL_SOCKET, libc::SO_SNDBUF)));
+    let session = Session::attach(connect()?, &AttachOptions { rx_len, tx_len, ..AttachOptions::default() })?;
     let shared = socket.shared();
     let Session { mut connection, wake, rx, tx, .. } = session;
     let claim = claim_of(fd, &local);
@@ -176,6 +181,12 @@ fn enter(fd: i32, socket: &Use, local: Name, peer: Option<Name>) -> Result<(), E
     shared.state.store(state::FAST, Ordering::Release);
     watch::joined(socket);
     Ok(())
+}
+
+/// A ring as large as the socket's buffer, which counts the kernel's overhead as a ring does.
+fn ring_len(buffer: Option<i32>) -> u64 {
+    let wanted = usize::try_from(buffer.unwrap_or(0)).unwrap_or(0).clamp(MIN_RING_LEN, LARGEST_RING);
+    wanted.next_power_of_two() as u64
 }
 
 /// The claim that a bound socket makes.
