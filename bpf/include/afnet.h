@@ -28,6 +28,9 @@
 #define AFNET_EVENT_NS_SENDER  4 /* NS whose source is ours */
 #define AFNET_EVENT_NA	       5 /* NA for our address */
 
+/* Bits of afnet_event.flags. */
+#define AFNET_EVENT_NONCE 1 /* `nonce` is that of the solicitation (RFC 7527 4.1) */
+
 /* Longest IPv6 extension header chain that is followed, in headers. */
 #define AFNET_CHAIN_MAX 8
 
@@ -86,9 +89,11 @@ struct afnet_event {
 	__u32 kind;
 	__u32 slot;
 	__u32 vlan;
-	__u8 mac[6];	/* the other host's */
+	__u8 mac[6]; /* the other host's; ours if our own probe came back */
+	__u16 flags;
+	__u8 addr[16]; /* ours; IPv4 as ::ffff:a.b.c.d */
+	__u8 nonce[6];
 	__u16 reserved; /* zero */
-	__u8 addr[16];	/* ours; IPv4 as ::ffff:a.b.c.d */
 };
 
 /* Values of the counter maps. */
@@ -107,6 +112,6 @@ _Static_assert(sizeof(struct afnet_prefix6) == 24, "no padding in a trie key");
 _Static_assert(sizeof(struct afnet_address) == 8, "fixed layout");
 _Static_assert(sizeof(struct afnet_compartment) == 32, "fixed layout");
 _Static_assert(sizeof(struct afnet_claim) == 8, "no padding in a hash key");
-_Static_assert(sizeof(struct afnet_event) == 36, "fixed layout");
+_Static_assert(sizeof(struct afnet_event) == 44, "fixed layout");
 
 #endif

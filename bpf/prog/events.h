@@ -19,11 +19,15 @@ __noinline int send_conflict(struct afnet_event *event)
 	return XDP_PASS;
 }
 
+/* `nonce`: 0 if there is none; else with bit 48 set (nd.h). */
 static __always_inline int conflict(__u32 kind, __u32 slot, __u32 vlan, const __u8 *mac,
-				    const __be32 *addr)
+				    const __be32 *addr, __u64 nonce)
 {
 	struct afnet_event event = {.kind = kind, .slot = slot, .vlan = vlan};
 
+	if (nonce)
+		event.flags = AFNET_EVENT_NONCE;
+	put_mac(event.nonce, nonce);
 	put_mac(event.mac, mac_number(mac));
 	__builtin_memcpy(event.addr, addr, sizeof(event.addr));
 	return send_conflict(&event);
@@ -35,7 +39,7 @@ static __always_inline int conflict4(__u32 kind, __u32 slot, __u32 vlan, const _
 {
 	__be32 mapped[4] = {0, 0, bpf_htonl(0xffff), addr};
 
-	return conflict(kind, slot, vlan, mac, mapped);
+	return conflict(kind, slot, vlan, mac, mapped, 0);
 }
 
 #endif

@@ -4,7 +4,8 @@
  *
  *  1. fragmented (RFC 6980)                         -> pass
  *  2. invalid by RFC 4861 7.1.1, 7.1.2              -> pass, a counter for each rule
- *  3. sent from our own MAC address (our own probe) -> pass
+ *  3. sent from our own MAC address                  -> pass; but a probe with a nonce for a
+ * tentative address goes the way of 6: by the nonce the daemon knows its own one (RFC 7527)
  *  4. NA for an address of ours                     -> conflict event, pass
  *  5. NS whose source is ours                       -> conflict event, pass
  *  6. NS for a tentative address: never answered; another host's probe -> conflict event, pass
@@ -29,6 +30,10 @@
 
 #define OPT_SOURCE_LLA 1
 #define OPT_TARGET_LLA 2
+#define OPT_NONCE      14 /* RFC 3971 5.3.2; of six bytes, as RFC 7527 has it */
+
+/* Set in a nonce, so that one of zeroes is one. */
+#define NONCE_THERE (1ULL << 48)
 
 /* Flags word of an NA (RFC 4861 4.4). */
 #define NA_SOLICITED 0x40000000
@@ -71,16 +76,17 @@ static __always_inline bool is_solicited_node(const __be32 *addr)
 }
 
 /*
- * Finds the link-layer address option of `type` and checks the lengths of all options. Returns
- * false for an option of length 0 or one that goes beyond the message; *mac stays 0 if there is no
- * such option.
+ * Finds the link-layer address option of `type` and a nonce, and checks the lengths of all options.
+ * Returns false for an option of length 0 or one that goes beyond the message; *mac and *nonce stay
+ * 0 if there is no such option.
  */
 static __always_inline bool nd_options(const struct nd_message *m, __u32 length, __u8 type,
-				       __u64 *mac)
+				       __u64 *mac, __u64 *nonce)
 {
 	__u32 at = 0, left = length - 24;
 
 	*mac = 0;
+	*nonce = 0;
 	for (int i = 0; i < (ND_MAX - 24) / 8; i++) {
 		const __u8 *option;
 
@@ -93,6 +99,8 @@ static __always_inline bool nd_options(const struct nd_message *m, __u32 length,
 			return false;
 		if (option[0] == type && option[1] == 1)
 			*mac = mac_number(option + 2);
+		if (option[0] == OPT_NONCE && option[1] == 1)
+			*nonce = mac_number(option + 2) | NONCE_THERE;
 		at += option[1] * 8;
 	}
 	return at == left;
@@ -169,13 +177,13 @@ __noinline int nd_receive(struct xdp_md *xdp, struct nd *nd)
 	__u32 length, slot;
 	__u64 l3;
 	struct ipv6hdr *ip;
-	const struct afnet_address *owner;
+	const struct afnet_address *owner, *sender;
 	struct ethhdr *eth = data;
 	struct nd_message m = {};
 	struct pseudo6 pseudo;
 	__be32 *source = pseudo.source, *dest = pseudo.dest;
-	__u64 from, lladdr;
-	bool probe;
+	__u64 from, lladdr, nonce;
+	bool probe, tentative;
 
 	if (!nd)
 		return pass(AFNET_PASS_VLAN);
@@ -204,32 +212,34 @@ __noinline int nd_receive(struct xdp_md *xdp, struct nd *nd)
 		return pass(AFNET_PASS_ND_CHECKSUM);
 	if (ipv6_is_group(m.target))
 		return pass(AFNET_PASS_ND_TARGET);
-	if (!nd_options(&m, length, m.type == ND_NS ? OPT_SOURCE_LLA : OPT_TARGET_LLA, &lladdr))
+	if (!nd_options(&m, length, m.type == ND_NS ? OPT_SOURCE_LLA : OPT_TARGET_LLA, &lladdr,
+			&nonce))
 		return pass(AFNET_PASS_ND_OPTION);
 	probe = m.type == ND_NS && ipv6_is_unspecified(source);
 	if (probe ? !is_solicited_node(dest) || lladdr : ipv6_bad_source(source))
 		return pass(AFNET_PASS_ND_SOURCE);
 	if (m.type == ND_NA && ipv6_is_group(dest) && m.flags & bpf_htonl(NA_SOLICITED))
 		return pass(AFNET_PASS_ND_SOLICITED);
-	if (from == device_mac || lladdr == device_mac)
+	owner = owner6(nd->vlan, m.target);
+	tentative = owner && owner->flags & AFNET_TENTATIVE;
+	if ((from == device_mac || lladdr == device_mac) && !(probe && nonce && tentative))
 		return pass(AFNET_PASS_ND_OWN);
 
 	if (m.type == ND_NS && !probe) {
-		owner = owner6(nd->vlan, source);
-		if (owner)
-			return conflict(AFNET_EVENT_NS_SENDER, owner->slot, nd->vlan, eth->h_source,
-					source);
+		sender = owner6(nd->vlan, source);
+		if (sender)
+			return conflict(AFNET_EVENT_NS_SENDER, sender->slot, nd->vlan,
+					eth->h_source, source, 0);
 	}
-	owner = owner6(nd->vlan, m.target);
 	if (!owner)
 		return pass(AFNET_PASS_ND_OTHER);
 	slot = owner->slot;
 	if (m.type == ND_NA)
-		return conflict(AFNET_EVENT_NA, slot, nd->vlan, eth->h_source, m.target);
-	if (owner->flags & AFNET_TENTATIVE) {
+		return conflict(AFNET_EVENT_NA, slot, nd->vlan, eth->h_source, m.target, 0);
+	if (tentative) {
 		if (probe)
 			return conflict(AFNET_EVENT_NS_PROBE, slot, nd->vlan, eth->h_source,
-					m.target);
+					m.target, nonce);
 		return pass_slot(slot, AFNET_PASS_TENTATIVE);
 	}
 	return nd_answer(xdp, l3, &m, &pseudo, lladdr ? lladdr : from, slot);

@@ -107,7 +107,8 @@ fn conflicts_are_reported_and_never_answered() {
     let mut bench = Bench::new(false);
     bench.own("7|192.0.2.1", AddressEntry { slot: 3, ..Default::default() });
     let seven: Vlan = "7".parse().unwrap();
-    let event = |vlan, slot, ip, kind| Event::Conflict { vlan, slot, addr: addr(ip), mac: PEER, kind };
+    let event =
+        |vlan, slot, ip, kind| Event::Conflict { vlan, slot, addr: addr(ip), mac: PEER, nonce: None, kind };
     let announcement = arp_frame(1, (PEER, "192.0.2.1"), (ZERO, "192.0.2.1"));
     let sender = arp_frame(1, (PEER, "192.0.2.1"), (ZERO, "192.0.2.3"));
     let reply = arp_frame(2, (PEER, "192.0.2.1"), (MAC, "192.0.2.3"));

@@ -185,9 +185,30 @@ fn conflicts_are_reported_and_never_answered() {
         ("NS from our address", Nd::solicit(OURS, "2001:db8::3"), OURS, ConflictKind::NsSender),
     ] {
         bench.expect_pass(what, &nd.frame(), Counter::PassConflict);
-        let wanted = Event::Conflict { vlan: UNTAGGED, slot: 1, addr: addr(target), mac: PEER, kind };
+        let wanted =
+            Event::Conflict { vlan: UNTAGGED, slot: 1, addr: addr(target), mac: PEER, nonce: None, kind };
         assert_eq!(bench.events(), vec![wanted], "{what}");
     }
+}
+
+#[test]
+fn a_probes_nonce_is_reported() {
+    let mut bench = Bench::new(false);
+    let nonce = [14, 1, 0, 0, 0, 0, 0, 9];
+    let probe = |mac, target| Nd { mac, options: nonce.to_vec(), ..Nd::solicit("::", target) };
+    for mac in [PEER, MAC] {
+        // Our own MAC address: our own probe that came back, or a host that has our address too (RFC 7527 4.2).
+        bench.expect_pass("probe with a nonce", &probe(mac, TENTATIVE).frame(), Counter::PassConflict);
+        let (nonce, kind) = (Some([0, 0, 0, 0, 0, 9]), ConflictKind::NsProbe);
+        let wanted = Event::Conflict { vlan: UNTAGGED, slot: 1, addr: addr(TENTATIVE), mac, nonce, kind };
+        assert_eq!(bench.events(), vec![wanted]);
+    }
+    bench.expect_pass("for an address in use", &probe(MAC, OURS).frame(), Counter::PassNdOwn);
+    bench.expect_pass("for another's", &probe(MAC, "2001:db8::98").frame(), Counter::PassNdOwn);
+    let longer = Nd { options: [&[14, 2][..], &[7; 14]].concat(), ..probe(PEER, TENTATIVE) };
+    bench.expect_pass("a longer nonce is none of ours", &longer.frame(), Counter::PassConflict);
+    let events = bench.events();
+    assert!(matches!(events[..], [Event::Conflict { nonce: None, .. }]), "{events:?}");
 }
 
 #[test]

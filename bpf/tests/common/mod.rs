@@ -194,7 +194,7 @@ impl Bench {
     /// The events since the last call.
     pub fn events(&mut self) -> Vec<Event> {
         let mut events = Vec::new();
-        self.demux.events().drain(|event| events.push(event)).expect("events");
+        while self.demux.events().drain(|event| events.push(event)).expect("events") {}
         events
     }
 }

@@ -172,10 +172,12 @@ impl Core {
         let mut ready = Events::with_capacity(1024);
         let mut tick = Instant::now() + TICK;
         let mut logged: HashMap<IpAddr, Instant> = HashMap::new();
+        // Event rings that were not emptied.
+        let mut rings: Vec<usize> = Vec::new();
         // What happened while we came up.
         self.kernel_events(kernel, poll);
         loop {
-            let wait = if server.pending() {
+            let wait = if server.pending() || !rings.is_empty() {
                 Duration::ZERO
             } else {
                 let soonest = self.flush_at.map_or(tick, |at| at.min(tick));
@@ -198,9 +200,12 @@ impl Core {
                     WAKER => self.worker_events(),
                     RELEASES => self.released(),
                     Token(token) if token >= SERVER => server.ready(event.token(), event),
-                    Token(token) => self.ring_events(token - RINGS, &mut logged),
+                    Token(token) => rings.push(token - RINGS),
                 }
             }
+            rings.sort_unstable();
+            rings.dedup();
+            rings.retain(|index| self.ring_events(*index, &mut logged));
             server.serve(self);
             let now = Instant::now();
             if now >= tick {
@@ -258,13 +263,14 @@ impl Core {
         result.refused(|| format!("watching the events of {}", live.link.name))
     }
 
-    fn ring_events(&mut self, index: usize, logged: &mut HashMap<IpAddr, Instant>) {
+    /// `true`: there may be more.
+    fn ring_events(&mut self, index: usize, logged: &mut HashMap<IpAddr, Instant>) -> bool {
         let mut found = Vec::new();
-        if let Some(live) = self.devices.get_mut(index).and_then(|d| d.live.as_mut())
-            && let Err(e) = live.demux.events().drain(|event| found.push(event))
-        {
+        let Some(live) = self.devices.get_mut(index).and_then(|d| d.live.as_mut()) else { return false };
+        let more = live.demux.events().drain(|event| found.push(event)).unwrap_or_else(|e| {
             tracing::error!("events of {}: {e}", live.link.name);
-        }
+            false
+        });
         for event in found {
             let afnet_bpf::Event::Conflict { vlan, slot, addr, mac, .. } = event else { continue };
             let (dev, name) = (self.devices[index].config.name.clone(), self.name(slot));
@@ -277,6 +283,7 @@ impl Core {
             }
             self.events.push(Event::Conflict { address: addr, dev, vlan, name, mac });
         }
+        more
     }
 
     fn kernel_events(&mut self, kernel: &mut KernelEvents, poll: &Poll) {
