@@ -78,6 +78,11 @@ impl Client {
         }
     }
 
+    /// Bounds the wait for what comes next.
+    pub fn set_timeout(&self, time: std::time::Duration) -> std::io::Result<()> {
+        self.stream.get_ref().set_read_timeout(Some(time))
+    }
+
     /// The next event after [`Request::Monitor`]; `None` at the end.
     pub fn event(&mut self) -> Result<Option<Event>, ClientError> {
         let line = self.line()?;

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use afnet_abi::control::{AddressSpec, Policy};
+use afnet_abi::control::{AddressSpec, Defend, Policy};
 use afnet_abi::shm;
 use serde::Deserialize;
 
@@ -62,6 +62,8 @@ pub struct Config {
     /// Devices.
     #[serde(rename = "device")]
     pub devices: Vec<DeviceConfig>,
+    /// Duplicate addresses.
+    pub dad: DadConfig,
     /// Workers.
     pub workers: WorkersConfig,
     /// Sizes.
@@ -80,6 +82,22 @@ pub struct DeviceConfig {
     /// XDP mode.
     #[serde(default)]
     pub mode: Mode,
+}
+
+/// What is done about addresses that other hosts may have.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DadConfig {
+    /// Addresses are probed before they are used, announced and defended.
+    pub enabled: bool,
+    /// How, for addresses that do not say it themselves.
+    pub defend: Defend,
+}
+
+impl Default for DadConfig {
+    fn default() -> Self {
+        Self { enabled: true, defend: Defend::default() }
+    }
 }
 
 /// Worker threads.
@@ -281,6 +299,7 @@ mod tests {
         let full = parse(&all).unwrap();
         assert_eq!(example.workers, WorkersConfig::default());
         assert_eq!(example.limits, LimitsConfig::default());
+        assert_eq!(example.dad, DadConfig::default());
         assert!(full.group.is_some() && !full.compartments.is_empty() && !full.workers.cpus.is_empty());
         assert_eq!(full.compartments[0].addresses.len(), 3);
         let policy = Policy { users: full.compartments[0].policy.users.clone(), ..Policy::default() };
@@ -292,6 +311,9 @@ mod tests {
             "keep",
             "name",
             "mode",
+            "enabled",
+            "defend",
+            "nodad",
             "count",
             "cpus",
             "wake",

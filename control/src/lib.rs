@@ -7,6 +7,7 @@
 //! | [`registry`] | who owns which address and port: pure data |
 //! | [`select`] | source addresses by RFC 6724 |
 //! | [`state`] | what a restarted daemon finds again |
+//! | [`dad`] | whether an address is free, and still ours: pure state machine, and its frames |
 //! | [`netlink`] | links, addresses, routes, neighbours of the kernel |
 //! | [`server`] | the control socket |
 //! | [`daemon`] | all of it together, with BPF programs and workers |
@@ -16,6 +17,7 @@
 pub mod cli;
 pub mod client;
 pub mod config;
+pub mod dad;
 pub mod daemon;
 pub mod error;
 pub mod names;

@@ -177,6 +177,8 @@ mod tests {
             vlan: "10.7".parse().unwrap(),
             delegated: false,
             fast_only: true,
+            defend: None,
+            nodad: false,
         };
         Saved::new(
             name,

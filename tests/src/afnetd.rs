@@ -42,9 +42,16 @@ impl<'a> Afnetd<'a> {
         Self::start_with(&bed.host, &["--device", DEVICE])
     }
 
-    /// Starts a daemon with these arguments (beside `--instance`) and waits until it answers.
+    /// Starts a daemon with these arguments (beside `--instance`) and waits until it answers. It uses addresses at once:
+    /// asking other hosts for them would take seconds.
     #[track_caller]
     pub fn start_with(ns: &'a Netns, arguments: &[&str]) -> Self {
+        Self::start_asking(ns, &[arguments, &["--no-dad"]].concat())
+    }
+
+    /// As [`Self::start_with`], but it asks other hosts whether they have an address before it uses it.
+    #[track_caller]
+    pub fn start_asking(ns: &'a Netns, arguments: &[&str]) -> Self {
         let mut daemon = Self {
             ns,
             instance: format!("t{}-{}", std::process::id(), unique()),
@@ -266,6 +273,8 @@ pub fn spec(address: &str) -> AddressSpec {
         vlan: Vlan::NONE,
         delegated: false,
         fast_only: false,
+        defend: None,
+        nodad: false,
     }
 }
 

@@ -55,7 +55,8 @@ Examples:
   afnet del afns-1 --stop --grace 10
   afnet -j stats afns-1
 
-Exit status: 0 done, 1 refused or failed, 2 wrong usage.";
+Exit status: 0 done, 1 refused or failed, 2 wrong usage, 3 another host has the address, 4 not known in time
+whether one has it.";
 
 /// The commands.
 #[derive(Debug, Subcommand)]
@@ -267,7 +268,17 @@ impl PolicyOptions {
 #[derive(Debug, Subcommand)]
 pub enum AddrCommand {
     /// Give an address to a compartment: ADDR[/LEN] dev DEV [vlan VLAN [proto 802.1ad]] afnetns NAME [fast-only]
-    /// [delegated].
+    /// [delegated] [defend a|b|c] [nodad] [nowait | wait SECONDS].
+    ///
+    /// Other hosts are asked first whether they have it (RFC 5227; RFC 4862), which takes some seconds; meanwhile it is
+    /// tentative, and not used. The command waits for the outcome, 30 seconds or as many as `wait` says: it exits with 0 if
+    /// the address is in use, with 3 if another host has it, with 4 if that is not known yet, as while the device is down.
+    /// With `nowait` it returns at once; `nodad` uses the address without asking. A batch waits when all of its addresses
+    /// are given. Prefixes are never asked for.
+    ///
+    /// `defend` says what happens when another host uses the address later (RFC 5227 2.4): a: it is given up at once; b,
+    /// the default: it is announced, and given up if that host shows itself again within ten seconds; c: it is announced,
+    /// at most once in ten seconds, and never given up.
     ///
     /// LEN is the on-link prefix (without: the full length); the compartment owns the address alone. With `delegated`
     /// it owns the whole prefix; where prefixes overlap, the longest match wins.
@@ -281,6 +292,11 @@ pub enum AddrCommand {
     /// kernel tells no devices apart.
     #[command(alias = "a")]
     Add(Words),
+    /// Give an address or prefix that a compartment has to another one: ADDR[/LEN] dev DEV [vlan VLAN [proto 802.1ad]]
+    /// afnetns NAME [delegated].
+    ///
+    /// Its connections are closed as by `del`. Other hosts are not asked, since it was ours; they are told.
+    Move(Words),
     /// Take an address away: ADDR[/LEN] dev DEV [vlan VLAN [proto 802.1ad]] [afnetns NAME] [delegated].
     ///
     /// Its TCP connections are closed, and connected UDP sockets report ECONNABORTED (kernels with

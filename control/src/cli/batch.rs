@@ -8,6 +8,7 @@ use std::path::Path;
 use clap::Parser;
 
 use super::args::{Args, long_options};
+use super::wait::Awaited;
 use super::{CliError, one};
 use crate::client::{Client, ClientError};
 
@@ -20,6 +21,7 @@ pub fn run(file: &Path, outer: &Args, out: &mut impl Write) -> Result<(), CliErr
         Box::new(BufReader::new(open))
     };
     let mut client = Client::connect(&outer.instance)?;
+    let mut awaited = Awaited::new(&outer.instance);
     let mut failed = None;
     let mut text = String::new();
     for (number, line) in reader.lines().enumerate() {
@@ -33,7 +35,7 @@ pub fn run(file: &Path, outer: &Args, out: &mut impl Write) -> Result<(), CliErr
         if words.is_empty() {
             continue;
         }
-        if let Err(e) = line_of(&mut client, outer, words, out) {
+        if let Err(e) = line_of(&mut client, outer, words, &mut awaited, out) {
             let fatal = matches!(e, CliError::Client(ClientError::Lost(_)) | CliError::Io(_));
             out.flush()?;
             eprintln!("afnet: {}:{}: {e}", file.display(), number + 1);
@@ -43,8 +45,9 @@ pub fn run(file: &Path, outer: &Args, out: &mut impl Write) -> Result<(), CliErr
             }
         }
     }
+    let settled = awaited.finish();
     match failed {
-        None => Ok(()),
+        None => settled,
         Some(first) => {
             Err(CliError::Exec(first.status(), format!("{} was not carried out in full", file.display())))
         }
@@ -55,6 +58,7 @@ fn line_of(
     client: &mut Client,
     outer: &Args,
     words: Vec<String>,
+    awaited: &mut Awaited<'_>,
     out: &mut impl Write,
 ) -> Result<(), CliError> {
     let words = std::iter::once("afnet".to_owned()).chain(words).map(OsString::from);
@@ -68,7 +72,7 @@ fn line_of(
         (args.v4, args.v6) = (outer.v4, outer.v6);
     }
     match &args.command {
-        Some(command) => one(client, &args, command, out),
+        Some(command) => one(client, &args, command, awaited, out),
         None => Err(CliError::Usage("a command is missing".to_owned())),
     }
 }

@@ -5,11 +5,13 @@
 //! | [`args`] | commands and options (clap), help texts |
 //! | [`words`] | the keyword part: `192.0.2.10/24 dev eth0 vlan 5 afnetns NAME` |
 //! | [`print`] | answers as text or JSON |
+//! | [`wait`] | addresses of which it is not known yet whether other hosts have them |
 //! | [`batch`] | many commands from a file over one connection |
 //! | [`exec`], [`user`], [`shim`] | a program in a compartment, without what leads out, as some user, on the fast path |
 //! | [`process`] | running processes: moved in, asked for, listed |
 //!
-//! Exit status: 0 done, 1 refused or failed, 2 wrong usage; `afnet exec` has that of the program, 126 if it cannot be
+//! Exit status: 0 done, 1 refused or failed, 2 wrong usage, 3 another host has the address, 4 not known in time whether
+//! one has; `afnet exec` has that of the program, 126 if it cannot be
 //! run and 127 if there is none.
 
 pub mod args;
@@ -19,15 +21,18 @@ pub mod print;
 pub mod process;
 pub mod shim;
 pub mod user;
+pub mod wait;
 pub mod words;
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use afnet_abi::control::{Answer, Event, Policy, PolicyChange, Request};
 use clap::{CommandFactory, Parser};
 
 use self::args::{AddrCommand, Args, Command};
+use self::wait::Awaited;
 use self::words::{AddressWords, Words};
 use crate::client::{Client, ClientError};
 use crate::error::Refused;
@@ -44,7 +49,7 @@ pub enum CliError {
     /// Not written or read.
     #[error("{0}")]
     Io(String),
-    /// A program was not run; with the exit status.
+    /// Something else that has an exit status of its own.
     #[error("{1}")]
     Exec(u8, String),
 }
@@ -117,7 +122,11 @@ fn run(args: Args, out: &mut impl Write) -> Result<(), CliError> {
             Err(exec::exec(&mut client, &args.instance, name, &run))
         }
         (None, Some(command)) if local(&args, command, out)? => Ok(()),
-        (None, Some(command)) => one(&mut Client::connect(&args.instance)?, &args, command, out),
+        (None, Some(command)) => {
+            let mut awaited = Awaited::new(&args.instance);
+            one(&mut Client::connect(&args.instance)?, &args, command, &mut awaited, out)?;
+            awaited.finish()
+        }
     }
 }
 
@@ -132,7 +141,13 @@ fn local(args: &Args, command: &Command, out: &mut impl Write) -> Result<bool, C
 }
 
 /// Carries out one command over a connection.
-fn one(client: &mut Client, args: &Args, command: &Command, out: &mut impl Write) -> Result<(), CliError> {
+fn one(
+    client: &mut Client,
+    args: &Args,
+    command: &Command,
+    awaited: &mut Awaited<'_>,
+    out: &mut impl Write,
+) -> Result<(), CliError> {
     if let Command::Attach { name, pid } = command {
         return process::attach(client, name, *pid, args.json, out);
     }
@@ -140,8 +155,18 @@ fn one(client: &mut Client, args: &Args, command: &Command, out: &mut impl Write
         return Ok(());
     }
     let request = request(args, command)?;
+    let patience = patience(command)?;
+    if !patience.is_zero() {
+        awaited.prepare()?;
+    }
     let answer = client.request(&request)?;
     match (&request, answer) {
+        (Request::AddrAdd { .. } | Request::AddrMove { .. }, Answer::Addresses(given)) => {
+            if !patience.is_zero() {
+                given.iter().for_each(|address| awaited.add(address, patience));
+            }
+            Ok(())
+        }
         (Request::Monitor {}, _) => {
             while let Some(event) = client.event()? {
                 monitor(&event, args.json, out)?;
@@ -165,6 +190,16 @@ fn monitor(event: &Event, json: bool, out: &mut impl Write) -> Result<(), CliErr
     print::event(event, json, out)?;
     // Whoever reads a pipe wants it now.
     Ok(out.flush()?)
+}
+
+/// How long to wait for an address to be usable.
+fn patience(command: &Command) -> Result<Duration, CliError> {
+    match command {
+        Command::Addr { command: Some(AddrCommand::Add(words) | AddrCommand::Move(words)) } => {
+            Ok(AddressWords::parse(words).map_err(CliError::Usage)?.wait())
+        }
+        _ => Ok(Duration::ZERO),
+    }
 }
 
 /// The request that a command stands for.
@@ -200,6 +235,11 @@ fn request(args: &Args, command: &Command) -> Result<Request, CliError> {
                 let words = AddressWords::parse(words).map_err(usage)?;
                 let (address, name) = words.to_add(args.family()).map_err(usage)?;
                 Request::AddrAdd { address, name }
+            }
+            AddrCommand::Move(words) => {
+                let words = AddressWords::parse(words).map_err(usage)?;
+                let (address, name) = words.to_add(args.family()).map_err(usage)?;
+                Request::AddrMove { address, name }
             }
             AddrCommand::Del(words) => {
                 let words = AddressWords::parse(words).map_err(usage)?;

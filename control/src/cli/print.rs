@@ -3,8 +3,8 @@
 use std::io::{self, Write};
 
 use afnet_abi::control::{
-    Address, AddressState, Answer, Compartment, Counters, Endpoint, EndpointKind, EndpointState, Event,
-    Policy, Status,
+    Address, AddressState, Answer, Compartment, Counters, Defend, Endpoint, EndpointKind, EndpointState,
+    Event, Policy, Status,
 };
 use afnet_abi::vlan::Vlan;
 
@@ -85,15 +85,26 @@ fn address(a: &Address) -> String {
         line += &format!(" vlan {}", spec.vlan);
     }
     line += &format!(" afnetns {}", a.name);
+    if let Some(policy) = spec.defend {
+        line += match policy {
+            Defend::GiveUp => " defend a",
+            Defend::Once => " defend b",
+            Defend::Always => " defend c",
+        };
+    }
     for (set, word) in [
         (spec.fast_only, " fast-only"),
         (spec.delegated, " delegated"),
+        (spec.nodad, " nodad"),
         (a.state == AddressState::Tentative, " tentative"),
         (a.state == AddressState::Duplicate, " duplicate"),
     ] {
         if set {
             line += word;
         }
+    }
+    if let Some(mac) = &a.rival {
+        line += &format!(" of {mac}");
     }
     line
 }

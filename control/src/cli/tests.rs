@@ -81,6 +81,18 @@ fn addresses_in_the_grammar_of_the_patches() {
     ] {
         assert_eq!(json(line), want.replace(r#""fast_only":false"#, r#""fast_only":true"#), "{line}");
     }
+    for (words, field) in
+        [("nodad", r#""nodad":true"#), ("--nodad", r#""nodad":true"#), ("defend a", r#""defend":"a""#)]
+    {
+        let line = format!("addr add 192.0.2.10/24 dev eth0 afnetns n {words}");
+        let with = want.replace(r#""fast_only":false"#, &format!(r#""fast_only":false,{field}"#));
+        assert_eq!(json(&line), with);
+        for wait in ["nowait", "--nowait", "--wait", "wait 5"] {
+            assert_eq!(json(&format!("{line} {wait}")), with, "that is the client's own business");
+        }
+    }
+    let moved = json("addr move 192.0.2.10 dev eth0 afnetns m");
+    assert!(moved.starts_with(r#"{"op":"addr-move""#) && moved.ends_with(r#""name":"m"}"#), "{moved}");
     let removal = json("addr del 192.0.2.10 dev eth0");
     assert!(removal.contains(r#""prefix_len":32"#) && removal.contains(r#""name":null"#), "{removal}");
     assert!(json("-6 addr list dev eth0 vlan 1.2").contains(r#""vlan":"1.2","family":6"#));

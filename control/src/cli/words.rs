@@ -1,8 +1,9 @@
 //! The keyword part of `afnet addr`: an address and pairs of keyword and value in any order, as ip(8) has them.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
-use afnet_abi::control::{AddressSpec, Request};
+use afnet_abi::control::{AddressSpec, Defend, Request};
 use afnet_abi::vlan::Vlan;
 use clap::Args;
 
@@ -18,6 +19,15 @@ pub struct Words {
     /// The keyword `delegated` as an option.
     #[arg(long, hide = true)]
     delegated: bool,
+    /// The keyword `nodad` as an option.
+    #[arg(long, hide = true)]
+    nodad: bool,
+    /// The keyword `nowait` as an option.
+    #[arg(long, hide = true, conflicts_with = "wait")]
+    nowait: bool,
+    /// What is done without it, too.
+    #[arg(long, hide = true)]
+    wait: bool,
 }
 
 /// What the words say.
@@ -29,11 +39,32 @@ pub struct AddressWords {
     name: Option<String>,
     fast_only: bool,
     delegated: bool,
+    nodad: bool,
+    defend: Option<Defend>,
+    /// Seconds.
+    wait: Option<u32>,
 }
 
+/// How long `afnet addr add` waits to know whether another host has the address, in seconds. It takes 7 at most, and 2
+/// for IPv6; but the device may be down, or an address that has failed ten times be kept waiting.
+pub const WAIT: u32 = 30;
+
 /// Keywords, the shorter first where one is the other's beginning.
-const KEYWORDS: &[&str] =
-    &["dev", "vlan", "proto", "protocol", "afnetns", "fast-only", "delegated", "local", "address"];
+const KEYWORDS: &[&str] = &[
+    "dev",
+    "vlan",
+    "proto",
+    "protocol",
+    "afnetns",
+    "fast-only",
+    "delegated",
+    "defend",
+    "nodad",
+    "nowait",
+    "wait",
+    "local",
+    "address",
+];
 
 /// The keyword that a word is or uniquely begins.
 fn keyword(word: &str) -> Option<&'static str> {
@@ -49,7 +80,13 @@ fn keyword(word: &str) -> Option<&'static str> {
 impl AddressWords {
     /// Reads words; says what is wrong with them.
     pub fn parse(words: &Words) -> Result<Self, String> {
-        let mut this = Self { fast_only: words.fast_only, delegated: words.delegated, ..Self::default() };
+        let mut this = Self {
+            fast_only: words.fast_only,
+            delegated: words.delegated,
+            nodad: words.nodad,
+            wait: words.nowait.then_some(0),
+            ..Self::default()
+        };
         let mut outer = None;
         let mut rest = words.words.iter();
         while let Some(word) = rest.next() {
@@ -75,6 +112,22 @@ impl AddressWords {
                     };
                     set(&mut outer, is_outer, key)?;
                 }
+                "defend" => {
+                    let policy = match value()?.as_str() {
+                        "a" => Defend::GiveUp,
+                        "b" => Defend::Once,
+                        "c" => Defend::Always,
+                        other => return Err(format!("bad policy {other:?}: a, b or c (RFC 5227 2.4)")),
+                    };
+                    set(&mut this.defend, policy, key)?;
+                }
+                "wait" => {
+                    let text = value()?;
+                    let seconds = text.parse().map_err(|_| format!("bad time {text:?}: seconds"))?;
+                    set(&mut this.wait, seconds, key)?;
+                }
+                "nowait" => set(&mut this.wait, 0, "wait` or `nowait")?,
+                "nodad" => this.nodad = true,
                 "fast-only" => this.fast_only = true,
                 "delegated" => this.delegated = true,
                 _ => this.set_address(value()?)?,
@@ -124,11 +177,18 @@ impl AddressWords {
             vlan: self.vlan.unwrap_or_default(),
             delegated: self.delegated,
             fast_only: self.fast_only,
+            defend: self.defend,
+            nodad: self.nodad,
         };
         Ok((spec, self.name))
     }
 
-    /// For `add`: address and owner.
+    /// How long to wait for the address to be usable: 0 seconds for not at all.
+    pub fn wait(&self) -> Duration {
+        Duration::from_secs(self.wait.unwrap_or(WAIT).into())
+    }
+
+    /// For `add` and `move`: address and owner.
     pub fn to_add(self, family: Option<u8>) -> Result<(AddressSpec, String), String> {
         let (spec, name) = self.spec(family)?;
         Ok((spec, name.ok_or("the compartment is missing: afnetns NAME")?))
@@ -141,7 +201,8 @@ impl AddressWords {
 
     /// For `list`: what must match.
     pub fn to_list(self, family: Option<u8>) -> Result<Request, String> {
-        if self.address.is_some() || self.fast_only || self.delegated {
+        let others = self.fast_only || self.delegated || self.nodad;
+        if self.address.is_some() || others || self.defend.is_some() || self.wait.is_some() {
             return Err("`addr list` takes dev, vlan and afnetns".to_owned());
         }
         Ok(Request::AddrList { name: self.name, dev: self.dev, vlan: self.vlan, family })
@@ -188,6 +249,19 @@ mod tests {
     }
 
     #[test]
+    fn duplicates_are_asked_for_unless_said_otherwise() {
+        let plain = parse("192.0.2.1/24 dev a afnetns b").unwrap();
+        assert_eq!(plain.wait(), Duration::from_secs(WAIT.into()));
+        let (spec, _) = plain.to_add(None).unwrap();
+        assert_eq!((spec.nodad, spec.defend), (false, None));
+        let all = parse("192.0.2.1/24 dev a afnetns b nodad defend c wait 5").unwrap();
+        assert_eq!(all.wait(), Duration::from_secs(5));
+        let (spec, _) = all.to_add(None).unwrap();
+        assert_eq!((spec.nodad, spec.defend), (true, Some(Defend::Always)));
+        assert_eq!(parse("192.0.2.1/24 dev a afnetns b nowait").unwrap().wait(), Duration::ZERO);
+    }
+
+    #[test]
     fn what_is_wrong_is_said() {
         for (line, why) in [
             ("", "address is missing"),
@@ -203,11 +277,15 @@ mod tests {
             ("192.0.2.1 dev a vlan 1.2 proto 802.1ad", "goes with one"),
             ("192.0.2.1 dev a vlan 1 proto 1", "802.1q or 802.1ad"),
             ("192.0.2.1 dev a", "compartment is missing"),
+            ("192.0.2.1 dev a defend d", "a, b or c"),
+            ("192.0.2.1 dev a wait long", "bad time"),
+            ("192.0.2.1 dev a nowait wait 5", "twice"),
         ] {
             let error = parse(line).and_then(|w| w.to_add(None)).unwrap_err();
             assert!(error.contains(why), "{line}: {error}");
         }
         assert!(parse("192.0.2.1 dev a afnetns b").unwrap().to_add(Some(6)).is_err());
         assert!(parse("192.0.2.1").unwrap().to_list(None).is_err());
+        assert!(parse("dev a nodad").unwrap().to_list(None).is_err());
     }
 }

@@ -3,6 +3,7 @@
 //! | step of giving | undone by |
 //! |---|---|
 //! | registry: one owner in a realm | removal |
+//! | is it free? Until that is known it is tentative, and of the following only the XDP program knows it (`probe`) | |
 //! | kernel's device (/32, /128); of a prefix a local route; a route over the host link if the kernel is not to have it | `del`, after its connections were closed |
 //! | workers: what the compartment may send from | the list without it |
 //! | XDP program: from now on it answers for the address | removal from its maps |
@@ -19,16 +20,19 @@ use rustix::io::Errno;
 
 use super::core::Core;
 use super::device::{bpf, dataplane_error};
+use super::probe::by_kernel;
+use super::report::mac_text;
 use crate::error::Refused;
 use crate::netlink::local::LocalRoute;
 use crate::netlink::{self, Netlink};
 use crate::registry::{Owned, Prefix, Realm, Slot, bits};
 
 impl Core {
-    /// Gives an address or prefix to a compartment.
-    pub(super) fn add_address(&mut self, name: &str, spec: &AddressSpec) -> Result<(), Refused> {
+    /// Gives an address or prefix to a compartment. Whether it may be used is not known yet, unless the answer says so.
+    pub(super) fn add_address(&mut self, name: &str, spec: &AddressSpec) -> Result<Address, Refused> {
         let slot = self.registry.slot(name)?;
-        let owned = self.owned(spec, AddressState::Ok)?;
+        let mut owned = self.owned(spec, AddressState::Ok)?;
+        owned.state = self.probes.first_state(&owned);
         if !owned.delegated
             && let Some(host) = self.mirror.host_address(owned.address)
         {
@@ -38,6 +42,11 @@ impl Core {
             );
             return Err(Refused::new(Errno::ADDRINUSE, text));
         }
+        self.give(slot, owned, false)
+    }
+
+    /// Makes a compartment the owner. `replace`: see [`Self::begin`].
+    fn give(&mut self, slot: Slot, owned: Owned, replace: bool) -> Result<Address, Refused> {
         self.registry.add_address(slot, owned)?;
         if let Err(e) = self.install(slot, &owned).and_then(|()| self.save(slot)) {
             self.uninstall(slot, &owned);
@@ -45,23 +54,42 @@ impl Core {
             self.tell_workers(slot).unwrap_or_else(|e| tracing::error!("{e}"));
             return Err(e);
         }
+        self.begin(&owned, replace);
         self.flush_routes_soon();
-        let address = self.wire_address(name, &owned);
-        self.events.push(Event::Address(address));
-        Ok(())
+        let address = self.wire_address(&self.name(slot), &owned);
+        self.events.push(Event::Address(address.clone()));
+        Ok(address)
+    }
+
+    /// Gives one that some compartment has to another one.
+    pub(super) fn move_address(&mut self, spec: &AddressSpec, name: &str) -> Result<Address, Refused> {
+        let to = self.registry.slot(name)?;
+        let (from, owned) = self.find_address(spec)?;
+        if from == to {
+            return Ok(self.wire_address(name, &owned));
+        }
+        self.take(from, &owned)?;
+        self.give(to, owned, true).inspect_err(|_| {
+            if let Err(e) = self.give(from, owned, true) {
+                tracing::error!("giving {} back to {}: {e}", owned.text(), self.name(from));
+            }
+        })
+    }
+
+    /// Who owns exactly this address or prefix.
+    fn find_address(&self, spec: &AddressSpec) -> Result<(Slot, Owned), Refused> {
+        let realm = Realm { device: self.device(&spec.dev)?, vlan: spec.vlan };
+        let len = if spec.delegated { spec.prefix_len } else { bits(spec.address) };
+        self.registry.find(realm, Prefix { address: spec.address, len }).ok_or_else(|| {
+            let what = if spec.delegated { "prefix" } else { "address" };
+            let text = format!("no compartment has the {what} {}/{len} on {}", spec.address, spec.dev);
+            Refused::new(Errno::ADDRNOTAVAIL, text)
+        })
     }
 
     /// Takes one away.
     pub(super) fn del_address(&mut self, spec: &AddressSpec, name: Option<&str>) -> Result<(), Refused> {
-        let realm = Realm { device: self.device(&spec.dev)?, vlan: spec.vlan };
-        let len = if spec.delegated { spec.prefix_len } else { bits(spec.address) };
-        let prefix = Prefix { address: spec.address, len };
-        let missing = || {
-            let what = if spec.delegated { "prefix" } else { "address" };
-            let text = format!("no compartment has the {what} {}/{len} on {}", spec.address, spec.dev);
-            Refused::new(Errno::ADDRNOTAVAIL, text)
-        };
-        let (slot, _) = self.registry.find(realm, prefix).ok_or_else(missing)?;
+        let (slot, owned) = self.find_address(spec)?;
         let owner = self.name(slot);
         if let Some(name) = name
             && name != owner
@@ -70,17 +98,21 @@ impl Core {
             let text = format!("{} belongs to {owner}, not to {name}", spec.address);
             return Err(Refused::new(Errno::ADDRNOTAVAIL, text));
         }
-        let (slot, owned) = self.registry.remove_address(realm, prefix).ok_or_else(missing)?;
+        self.take(slot, &owned)
+    }
+
+    fn take(&mut self, slot: Slot, owned: &Owned) -> Result<(), Refused> {
+        self.registry.remove_address(owned.realm, owned.prefix());
         // Before the address goes, since the kernel sends no RST without it; and after, for those that came meanwhile.
-        let busy = self.close_connections(slot, &owned);
-        self.uninstall(slot, &owned);
+        let busy = self.close_connections(slot, owned);
+        self.uninstall(slot, owned);
         if busy {
-            self.close_connections(slot, &owned);
+            self.close_connections(slot, owned);
         }
         self.tell_workers(slot)?;
         self.save(slot)?;
         self.flush_routes_soon();
-        let address = self.wire_address(&owner, &owned);
+        let address = self.wire_address(&self.name(slot), owned);
         self.events.push(Event::AddressDeleted(address));
         Ok(())
     }
@@ -101,9 +133,19 @@ impl Core {
             return Ok(());
         };
         let ifindex = live.link.ifindex;
+        // Until it is known to be free the kernel has it only if it is the one that asks.
+        if owned.state != AddressState::Ok
+            && !(owned.state == AddressState::Tentative && by_kernel(owned) && live.link.ready())
+        {
+            return Ok(());
+        }
         if owned.on_device() {
             let name = &live.link.name;
-            return match self.netlink.add_address(ifindex, owned.address) {
+            let added = match owned.state {
+                AddressState::Ok => self.netlink.add_address(ifindex, owned.address),
+                _ => self.netlink.ask_for_address(ifindex, owned.address),
+            };
+            return match added {
                 Err(e) if e.errno == Errno::EXIST => Ok(()),
                 other => other.map_err(|e| e.refused(format!("adding {} to {name}", owned.address))),
             };
@@ -149,6 +191,7 @@ impl Core {
 
     /// Undoes [`Self::install`], but for the workers' list; what is not there any more is fine.
     pub(super) fn uninstall(&mut self, slot: Slot, owned: &Owned) {
+        self.probes.forget(owned);
         self.unconfine_address(slot, owned);
         let Some(live) = self.devices.get(usize::from(owned.realm.device)).and_then(|d| d.live.as_ref())
         else {
@@ -242,6 +285,8 @@ impl Core {
             prefix_len: spec.prefix_len,
             delegated: spec.delegated,
             fast_only: spec.fast_only,
+            defend: spec.defend,
+            nodad: spec.nodad,
             state,
         })
     }
@@ -255,12 +300,20 @@ impl Core {
             vlan: owned.realm.vlan,
             delegated: owned.delegated,
             fast_only: owned.fast_only,
+            defend: owned.defend,
+            nodad: owned.nodad,
         }
     }
 
     /// As it is shown.
     pub(super) fn wire_address(&self, name: &str, owned: &Owned) -> Address {
-        Address { spec: self.spec(owned), name: name.to_owned(), state: owned.state }
+        let rival = self.probes.rival(owned).filter(|_| owned.state == AddressState::Duplicate);
+        Address {
+            spec: self.spec(owned),
+            name: name.to_owned(),
+            state: owned.state,
+            rival: rival.map(mac_text),
+        }
     }
 
     /// Whether a compartment owns an address in some realm.

@@ -39,6 +39,9 @@ pub struct Args {
     /// Instance name: several daemons on one machine, one for each network namespace.
     #[arg(long, value_name = "NAME", env = "AFNET_INSTANCE")]
     pub instance: Option<String>,
+    /// Use addresses at once: do not ask whether other hosts have them, announce nothing, defend nothing. For test beds.
+    #[arg(long)]
+    pub no_dad: bool,
     /// Leave compartments, addresses and the XDP program in place when ending, for the next start.
     #[arg(long)]
     pub keep: bool,
@@ -72,6 +75,7 @@ impl Args {
             config.instance.clone_from(instance);
         }
         config.keep |= self.keep;
+        config.dad.enabled &= !self.no_dad;
         config.check()?;
         Ok(config)
     }

@@ -165,6 +165,12 @@ impl Core {
 
     /// The kernel path's part of giving an address to a compartment.
     pub(super) fn confine_address(&mut self, slot: Slot, owned: &Owned) -> Result<(), Refused> {
+        self.own_on_kernel_path(slot, owned)?;
+        if on_kernel_path(owned) { self.confine(slot) } else { Ok(()) }
+    }
+
+    /// The address's own part of it; [`Self::confine`] is the compartment's.
+    pub(super) fn own_on_kernel_path(&mut self, slot: Slot, owned: &Owned) -> Result<(), Refused> {
         let Some(programs) = self.kernel_path.programs_mut().filter(|_| on_kernel_path(owned)) else {
             return Ok(());
         };
@@ -173,8 +179,7 @@ impl Core {
         } else {
             programs.insert_address(owned.address, slot)
         };
-        entered.map_err(|e| bpf(format!("giving {} to the kernel path", owned.text()), &e))?;
-        self.confine(slot)
+        entered.map_err(|e| bpf(format!("giving {} to the kernel path", owned.text()), &e))
     }
 
     /// Undoes it; what was not there is fine. The registry may have the address still, or no more.

@@ -13,6 +13,7 @@ use super::device::Device;
 use super::endpoint::{Endpoint, scope};
 use super::host::Host;
 use super::mirror::Mirror;
+use super::probe::Probes;
 use super::release::Behind;
 use super::resolve::Resolver;
 use super::sockets::Sockets;
@@ -45,6 +46,8 @@ pub struct Core {
     pub(super) endpoints: HashMap<u64, Endpoint>,
     pub(super) behind: Behind,
     pub(super) resolver: Resolver,
+    /// Addresses of which it is not settled whose they are.
+    pub(super) probes: Probes,
     /// Cgroups of removed compartments whose processes are being ended.
     pub(super) dying: Vec<super::compartment::Dying>,
     /// Events for monitors, sent by the loop.
@@ -89,6 +92,7 @@ impl Core {
                 | Request::Set { .. }
                 | Request::Del { .. }
                 | Request::AddrAdd { .. }
+                | Request::AddrMove { .. }
                 | Request::AddrDel { .. }
                 | Request::Cgroup { .. }
                 | Request::Attach { name: Some(_), .. }
@@ -117,7 +121,10 @@ impl Service for Core {
             Request::List {} => Ok(self.list().into()),
             Request::Show { name } => self.show(&name).map(Into::into),
             Request::AddrAdd { address, name } => {
-                self.add_address(&name, &address).map(|()| Answer::Done.into())
+                self.add_address(&name, &address).map(|a| Answer::Addresses(vec![a]).into())
+            }
+            Request::AddrMove { address, name } => {
+                self.move_address(&address, &name).map(|a| Answer::Addresses(vec![a]).into())
             }
             Request::AddrDel { address, name } => {
                 self.del_address(&address, name.as_deref()).map(|()| Answer::Done.into())

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::OwnedFd;
 
-use afnet_abi::control::{Answer, ClaimSpec, EndpointKind, Event, MAX_NOTE};
+use afnet_abi::control::{AddressState, Answer, ClaimSpec, EndpointKind, Event, MAX_NOTE};
 use afnet_abi::shm;
 use afnet_dataplane::{self as dp, Scope};
 use rustix::io::Errno;
@@ -346,7 +346,10 @@ impl Core {
         }
         let compartment = self.registry.get(slot);
         let owned = compartment.map(|c| c.addresses.as_slice()).unwrap_or_default();
-        let wanted = owned.iter().filter(|o| o.on_device() && scope.contains(o.address)).map(|o| o.address);
+        let wanted = owned
+            .iter()
+            .filter(|o| o.on_device() && o.state == AddressState::Ok && scope.contains(o.address))
+            .map(|o| o.address);
         let loopback = match scope {
             Scope::Address(address) if address.is_loopback() => Some(address),
             _ => None,

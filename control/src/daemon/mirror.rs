@@ -69,6 +69,16 @@ impl Mirror {
         self.addresses.values().filter(|a| a.ours && a.ifindex == ifindex).map(|a| a.address).collect()
     }
 
+    /// All that an afnetd put on devices.
+    pub fn all_ours(&self) -> impl Iterator<Item = KernelAddress> {
+        self.addresses.values().filter(|a| a.ours).copied()
+    }
+
+    /// Whether a device has an address, and it is in use.
+    pub fn has(&self, ifindex: u32, address: IpAddr) -> bool {
+        self.addresses.get(&(ifindex, address)).is_some_and(|a| !a.tentative && !a.failed)
+    }
+
     /// An address of the host's own on a device, to reach compartments from. Global ones first.
     pub fn host_source(&self, ifindex: u32, ipv6: bool) -> Option<IpAddr> {
         let local = |a: &KernelAddress| match a.address {

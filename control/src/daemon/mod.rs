@@ -20,6 +20,7 @@
 //! | [`confine`] | the kernel path: what its programs are told |
 //! | [`enter`] | who may move which process into a compartment |
 //! | [`endpoint`], [`proof`], [`release`] | what tenants attach and claim |
+//! | [`probe`] | whether addresses are free, and stay ours |
 //! | [`resolve`], [`mirror`] | where packets go: the kernel's routes and neighbours |
 //! | [`sockets`] | connections of addresses that are taken away |
 //! | [`report`] | answers to those who look |
@@ -39,6 +40,7 @@ pub mod endpoint;
 pub mod enter;
 pub mod host;
 pub mod mirror;
+pub mod probe;
 pub mod proof;
 pub mod release;
 pub mod report;

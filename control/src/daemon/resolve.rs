@@ -393,7 +393,8 @@ mod tests {
     fn owned(address: &str, prefix_len: u8, delegated: bool) -> Owned {
         let realm = Realm { device: 0, vlan: Vlan::NONE };
         let address = address.parse().unwrap();
-        Owned { realm, address, prefix_len, delegated, fast_only: false, state: AddressState::Ok }
+        let state = AddressState::Ok;
+        Owned { realm, address, prefix_len, delegated, fast_only: false, defend: None, nodad: false, state }
     }
 
     #[test]

@@ -1,16 +1,13 @@
 //! The event loop, and what `afnetd` does from start to end.
 
-use std::collections::HashMap;
 use std::fs;
 use std::io::{self, IsTerminal};
-use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use afnet_abi::control::Event;
 use clap::Parser;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
@@ -20,7 +17,8 @@ use rustix::io::Errno;
 use super::args::Args;
 use super::core::Core;
 use super::device;
-use super::report::{counter_help, mac_text};
+use super::probe::Conflict;
+use super::report::counter_help;
 use crate::config::Config;
 use crate::error::{Context, Refused};
 use crate::names::Instance;
@@ -40,8 +38,6 @@ const SERVER: usize = RINGS + (1 << 16);
 const TICK: Duration = Duration::from_secs(1);
 /// While processes are being ended their cgroups are looked at more often.
 const DYING_TICK: Duration = Duration::from_millis(20);
-/// A conflict is logged once in this time for each address; monitors see all of them.
-const CONFLICT_LOG: Duration = Duration::from_secs(10);
 
 /// Runs the daemon as this process' command line says.
 pub fn main() -> ExitCode {
@@ -171,7 +167,6 @@ impl Core {
     ) -> Result<(), Refused> {
         let mut ready = Events::with_capacity(1024);
         let mut tick = Instant::now() + TICK;
-        let mut logged: HashMap<IpAddr, Instant> = HashMap::new();
         // Event rings that were not emptied.
         let mut rings: Vec<usize> = Vec::new();
         // What happened while we came up.
@@ -180,7 +175,8 @@ impl Core {
             let wait = if server.pending() || !rings.is_empty() {
                 Duration::ZERO
             } else {
-                let soonest = self.flush_at.map_or(tick, |at| at.min(tick));
+                let times = [Some(tick), self.flush_at, self.probes.next()];
+                let soonest = times.into_iter().flatten().min().unwrap_or(tick);
                 soonest.saturating_duration_since(Instant::now())
             };
             match poll.poll(&mut ready, Some(wait)) {
@@ -205,14 +201,15 @@ impl Core {
             }
             rings.sort_unstable();
             rings.dedup();
-            rings.retain(|index| self.ring_events(*index, &mut logged));
+            rings.retain(|index| self.ring_events(*index));
             server.serve(self);
             let now = Instant::now();
+            self.probe(now);
             if now >= tick {
                 server.sweep(now, self);
                 self.reap(now);
                 self.expire_neighbours(now);
-                logged.retain(|_, at| now.duration_since(*at) < CONFLICT_LOG);
+                self.probes.expire(now);
                 tick = now + if self.dying.is_empty() { TICK } else { DYING_TICK };
             } else if !self.dying.is_empty() {
                 tick = tick.min(now + DYING_TICK);
@@ -264,25 +261,16 @@ impl Core {
     }
 
     /// `true`: there may be more.
-    fn ring_events(&mut self, index: usize, logged: &mut HashMap<IpAddr, Instant>) -> bool {
+    fn ring_events(&mut self, index: usize) -> bool {
         let mut found = Vec::new();
         let Some(live) = self.devices.get_mut(index).and_then(|d| d.live.as_mut()) else { return false };
         let more = live.demux.events().drain(|event| found.push(event)).unwrap_or_else(|e| {
             tracing::error!("events of {}: {e}", live.link.name);
             false
         });
-        for event in found {
-            let afnet_bpf::Event::Conflict { vlan, slot, addr, mac, .. } = event else { continue };
-            let (dev, name) = (self.devices[index].config.name.clone(), self.name(slot));
-            let mac = mac_text(mac);
-            let now = Instant::now();
-            // 65536 addresses at most, emptied by the tick.
-            if logged.get(&addr).is_none_or(|at| now.duration_since(*at) >= CONFLICT_LOG) {
-                logged.insert(addr, now);
-                tracing::warn!("{addr} of {name} on {dev} is used by {mac} too");
-            }
-            self.events.push(Event::Conflict { address: addr, dev, vlan, name, mac });
-        }
+        let device = u16::try_from(index).unwrap_or(u16::MAX);
+        let conflicts = found.into_iter().filter_map(|event| Conflict::new(device, event));
+        conflicts.for_each(|conflict| self.conflict(&conflict));
         more
     }
 
@@ -297,6 +285,7 @@ impl Core {
                 events::Event::NeighbourGone(n) => self.neighbour_gone(&n),
                 events::Event::Address(a) => {
                     self.mirror.set_address(a);
+                    self.kernel_verdict(&a);
                     self.tell_host_addresses();
                     self.flush_routes_soon();
                 }
@@ -319,6 +308,7 @@ impl Core {
         if let Err(e) = self.mirror.fill(&mut self.netlink) {
             tracing::error!("reading the kernel's addresses and neighbours: {e}");
         }
+        self.kernel_verdicts();
         self.tell_host_addresses();
         match self.netlink.links() {
             Ok(links) => {
@@ -338,8 +328,8 @@ impl Core {
     fn link_changed(&mut self, link: crate::netlink::link::Link, poll: &Poll) {
         if let Some(index) = self.device_by_ifindex(link.ifindex) {
             let Some(live) = &mut self.devices[usize::from(index)].live else { return };
-            let (mac, mtu, up) = (live.link.mac, live.link.mtu, live.link.up);
-            live.link.up = link.up;
+            let (mac, mtu, up, ready) = (live.link.mac, live.link.mtu, live.link.up, live.link.ready());
+            (live.link.up, live.link.carrier) = (link.up, link.carrier);
             if link.mac.is_some() && (mac, mtu) != (link.mac, link.mtu) {
                 (live.link.mac, live.link.mtu) = (link.mac, link.mtu);
                 live.demux.set_mac(live.mac());
@@ -350,6 +340,12 @@ impl Core {
             }
             if up != link.up {
                 self.flush_routes_soon();
+            }
+            match (ready, link.ready()) {
+                (true, false) => self.link_lost(index),
+                (false, true) => self.link_ready(index),
+                (true, true) if link.mac.is_some() && mac != link.mac => self.announce_device(index),
+                _ => {}
             }
         } else if let Some(index) =
             self.devices.iter().position(|d| d.live.is_none() && d.config.name == link.name)
@@ -376,6 +372,7 @@ impl Core {
         // The kernel has taken the addresses, but not the prefixes, which are routes of `lo`.
         self.remove_local_routes(index, ifindex);
         self.forget_routes(ifindex);
+        self.link_lost(index);
         self.flush_routes_soon();
     }
 
@@ -384,6 +381,7 @@ impl Core {
         let config = self.devices[index].config.clone();
         self.devices[index].live = Some(device::load(&mut self.netlink, &config, &self.config.limits)?);
         let number = u16::try_from(index).unwrap_or(u16::MAX);
+        self.doubt(number);
         let slots: Vec<_> = self.registry.iter().map(|(slot, c)| (slot, c.addresses.clone())).collect();
         for (slot, addresses) in slots {
             self.set_policy(slot)?;
@@ -397,6 +395,9 @@ impl Core {
         }
         self.reopen_ports(number)?;
         self.watch_ring(poll, index)?;
+        if self.devices[index].live.as_ref().is_some_and(|live| live.link.ready()) {
+            self.link_ready(number);
+        }
         self.flush_routes_soon();
         Ok(())
     }

@@ -11,6 +11,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use afnet_abi::control::AddressState;
 use afnet_abi::vlan::Vlan;
 use afnet_dataplane as dp;
 use mio::{Poll, Token, Waker};
@@ -21,6 +22,7 @@ use super::core::Core;
 use super::device::{self, Device};
 use super::host::Host;
 use super::mirror::Mirror;
+use super::probe::Probes;
 use super::release::Behind;
 use super::resolve::Resolver;
 use super::sockets::Sockets;
@@ -28,7 +30,7 @@ use crate::config::{Config, Wake};
 use crate::error::{Context, Refused};
 use crate::names::Instance;
 use crate::netlink::Netlink;
-use crate::registry::{Limits, Prefix, Realm, Registry, bits};
+use crate::registry::{Limits, Owned, Prefix, Realm, Registry, bits};
 use crate::state::{Saved, Store};
 use crate::system::{bpffs, caps, cgroup::Cgroups};
 
@@ -60,6 +62,7 @@ impl Core {
             addresses: config.limits.addresses,
             prefixes: config.limits.prefixes,
         };
+        let probes = Probes::open(&config.dad)?;
         let mut core = Self {
             registry: Registry::new(limits),
             cgroups: Cgroups::find(&instance.directory()),
@@ -76,6 +79,7 @@ impl Core {
             endpoints: HashMap::new(),
             behind: Behind::default(),
             resolver: Resolver::default(),
+            probes,
             dying: Vec::new(),
             events: Vec::new(),
             kicked: Vec::new(),
@@ -113,6 +117,7 @@ impl Core {
         }
         self.attach_kernel_path();
         self.configured()?;
+        self.begin_all();
         self.end_strays();
         Ok(())
     }
@@ -160,6 +165,7 @@ impl Core {
             // A device that the configuration has no more, for one.
             let entered = self
                 .owned(&address.spec, address.state)
+                .map(|o| Owned { state: self.restored_state(&o), ..o })
                 .and_then(|o| self.registry.add_address(slot, o).map(|()| o));
             match entered {
                 Ok(owned) => {
@@ -171,6 +177,18 @@ impl Core {
             }
         }
         Ok(())
+    }
+
+    /// The state in which an address goes on: what a daemon has found free, its program has defended since, and the kernel
+    /// has it still. Otherwise, as after a link that was down, it is asked for again.
+    fn restored_state(&self, owned: &Owned) -> AddressState {
+        let live = self.devices.get(usize::from(owned.realm.device)).and_then(|d| d.live.as_ref());
+        let lost = live.is_some_and(|l| owned.on_device() && !self.mirror.has(l.link.ifindex, owned.address));
+        match (self.probes.first_state(owned), owned.state) {
+            (AddressState::Ok, _) => AddressState::Ok,
+            (first, AddressState::Ok) if lost => first,
+            (_, saved) => saved,
+        }
     }
 
     /// Kernel addresses and local routes of a daemon whose state is gone: nobody else would ever remove them.
@@ -225,7 +243,7 @@ impl Core {
                 }
             };
             for spec in &wanted.addresses {
-                let owned = self.owned(spec, afnet_abi::control::AddressState::Ok)?;
+                let owned = self.owned(spec, AddressState::Ok)?;
                 let owner = self.registry.find(owned.realm, owned.prefix()).map(|(owner, _)| owner);
                 if owner != Some(slot) {
                     self.add_address(&wanted.name, spec)?;

@@ -2,11 +2,14 @@
 
 use std::time::{Duration, Instant};
 
+use afnet_abi::control::AddressState;
+use rustix::io::Errno;
 use rustix::process::Signal;
 
 use super::address::remove_from_kernel;
 use super::compartment::GRACE;
 use super::core::Core;
+use super::probe::by_kernel;
 use crate::system::bpffs;
 
 impl Core {
@@ -36,11 +39,18 @@ impl Core {
         }
         kernel_path.detach();
         for (_, compartment) in registry.iter() {
-            for owned in compartment.addresses.iter().filter(|o| o.in_kernel()) {
+            for owned in compartment
+                .addresses
+                .iter()
+                .filter(|o| o.in_kernel() && (o.state == AddressState::Ok || by_kernel(o)))
+            {
                 let live = devices.get(usize::from(owned.realm.device)).and_then(|d| d.live.as_ref());
                 let Some(live) = live else { continue };
-                if let Err(e) = remove_from_kernel(&mut netlink, owned, live.link.ifindex) {
-                    tracing::warn!("taking {} from the kernel: {e}", owned.text());
+                match remove_from_kernel(&mut netlink, owned, live.link.ifindex) {
+                    Err(e) if owned.state == AddressState::Ok || e.errno != Errno::ADDRNOTAVAIL => {
+                        tracing::warn!("taking {} from the kernel: {e}", owned.text());
+                    }
+                    _ => {}
                 }
             }
         }

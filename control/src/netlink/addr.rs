@@ -10,9 +10,10 @@ use std::net::IpAddr;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{
-    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressProtocol, AddressScope,
-    CacheInfo,
+    AddressAttribute, AddressFlags, AddressMessage, AddressProtocol, AddressScope, CacheInfo,
 };
+
+use rustix::io::Errno;
 
 use super::{Error, Netlink, family};
 use crate::registry::bits;
@@ -33,26 +34,37 @@ pub struct KernelAddress {
     pub ours: bool,
     /// Not to be chosen as a source.
     pub deprecated: bool,
+    /// The kernel is asking whether another host has it.
+    pub tentative: bool,
+    /// One has (IFA_F_DADFAILED).
+    pub failed: bool,
 }
 
 impl KernelAddress {
     pub(super) fn parse(message: &AddressMessage) -> Option<Self> {
         let mut local = None;
         let mut address = None;
-        let (mut ours, mut deprecated) =
-            (false, message.header.flags.contains(AddressHeaderFlags::Deprecated));
+        let (mut ours, mut flags) =
+            (false, AddressFlags::from_bits_retain(u32::from(message.header.flags.bits())));
         for attribute in &message.attributes {
             match attribute {
                 // Of a point-to-point link ADDRESS is the peer's and LOCAL ours; IPv6 has ADDRESS alone.
                 AddressAttribute::Local(a) => local = Some(*a),
                 AddressAttribute::Address(a) => address = Some(*a),
                 AddressAttribute::Protocol(p) => ours = u8::from(*p) == PROTOCOL,
-                AddressAttribute::Flags(flags) => deprecated = flags.contains(AddressFlags::Deprecated),
+                AddressAttribute::Flags(all) => flags = *all,
                 _ => {}
             }
         }
-        let (ifindex, prefix_len) = (message.header.index, message.header.prefix_len);
-        Some(Self { ifindex, address: local.or(address)?, prefix_len, ours, deprecated })
+        Some(Self {
+            ifindex: message.header.index,
+            address: local.or(address)?,
+            prefix_len: message.header.prefix_len,
+            ours,
+            deprecated: flags.contains(AddressFlags::Deprecated),
+            tentative: flags.contains(AddressFlags::Tentative),
+            failed: flags.contains(AddressFlags::Dadfailed),
+        })
     }
 }
 
@@ -67,13 +79,23 @@ fn message(ifindex: u32, address: IpAddr) -> AddressMessage {
 }
 
 impl Netlink {
-    /// Gives a device an address. EEXIST: it has it.
+    /// Gives a device an address, to be used at once. EEXIST: it has it.
     pub fn add_address(&mut self, ifindex: u32, address: IpAddr) -> Result<(), Error> {
+        self.give(ifindex, address, false)
+    }
+
+    /// Gives a device an IPv6 address of which the kernel first asks whether another host has it. It tells by
+    /// [`KernelAddress::tentative`] and [`KernelAddress::failed`].
+    pub fn ask_for_address(&mut self, ifindex: u32, address: IpAddr) -> Result<(), Error> {
+        self.give(ifindex, address, true)
+    }
+
+    fn give(&mut self, ifindex: u32, address: IpAddr, ask: bool) -> Result<(), Error> {
         let mut message = message(ifindex, address);
         message.attributes.push(AddressAttribute::Protocol(AddressProtocol::Other(PROTOCOL)));
         if address.is_ipv6() {
-            // Duplicates are looked for by the daemon, on behalf of all realms, not by the kernel's device.
-            let flags = AddressFlags::Nodad | AddressFlags::Noprefixroute;
+            let nodad = if ask { AddressFlags::empty() } else { AddressFlags::Nodad };
+            let flags = nodad | AddressFlags::Noprefixroute;
             message.attributes.push(AddressAttribute::Flags(flags));
             let mut lifetime = CacheInfo::default();
             lifetime.ifa_valid = u32::MAX;
@@ -86,6 +108,22 @@ impl Netlink {
     /// Takes it away. EADDRNOTAVAIL: it has none such.
     pub fn del_address(&mut self, ifindex: u32, address: IpAddr) -> Result<(), Error> {
         self.change(RouteNetlinkMessage::DelAddress(message(ifindex, address)), 0)
+    }
+
+    /// One IPv6 address of a device, as it is now.
+    pub fn address(&mut self, ifindex: u32, address: IpAddr) -> Result<Option<KernelAddress>, Error> {
+        let mut message = AddressMessage::default();
+        message.header.family = family(address);
+        message.header.index = ifindex;
+        message.attributes = vec![AddressAttribute::Address(address)];
+        let found = self.get(RouteNetlinkMessage::GetAddress(message), |m| match m {
+            RouteNetlinkMessage::NewAddress(a) => KernelAddress::parse(&a),
+            _ => None,
+        });
+        match found {
+            Err(e) if e.errno == Errno::ADDRNOTAVAIL => Ok(None),
+            other => other,
+        }
     }
 
     /// All addresses of the namespace.

@@ -22,6 +22,8 @@ pub struct Link {
     pub mtu: u32,
     /// Administratively up.
     pub up: bool,
+    /// There is somebody at the other end, as far as the driver can tell.
+    pub carrier: bool,
     /// Ethernet frames.
     pub ethernet: bool,
     /// RX queues it was made with; drivers may use fewer.
@@ -31,6 +33,11 @@ pub struct Link {
 }
 
 impl Link {
+    /// Whether frames go out and come in.
+    pub fn ready(&self) -> bool {
+        self.up && self.carrier
+    }
+
     pub(super) fn parse(message: &LinkMessage) -> Self {
         let mut link = Self {
             ifindex: message.header.index,
@@ -38,6 +45,7 @@ impl Link {
             mac: None,
             mtu: 0,
             up: message.header.flags.contains(LinkFlags::Up),
+            carrier: message.header.flags.contains(LinkFlags::LowerUp),
             ethernet: message.header.link_layer_type == LinkLayerType::Ether,
             rx_queues: 1,
             xdp: None,

@@ -169,8 +169,15 @@ fn addresses_of_lo_are_no_sources_by_themselves() {
         let address = ip("fdaf:6e65:7400::102");
         netlink.add_address(LOOPBACK, address).unwrap();
         assert_eq!(netlink.add_address(LOOPBACK, address).unwrap_err().errno, Errno::EXIST);
-        let wanted =
-            KernelAddress { ifindex: LOOPBACK, address, prefix_len: 128, ours: true, deprecated: true };
+        let wanted = KernelAddress {
+            ifindex: LOOPBACK,
+            address,
+            prefix_len: 128,
+            ours: true,
+            deprecated: true,
+            tentative: false,
+            failed: false,
+        };
         assert!(netlink.addresses().unwrap().contains(&wanted));
         is_local(&mut netlink, address);
         // Usable, but chosen for nobody who has not asked.

@@ -22,7 +22,7 @@ mod realm;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
-use afnet_abi::control::{AddressState, Policy};
+use afnet_abi::control::{AddressState, Defend, Policy};
 use afnet_abi::vlan::Vlan;
 use rustix::io::Errno;
 
@@ -56,6 +56,10 @@ pub struct Owned {
     pub delegated: bool,
     /// The kernel does not have it.
     pub fast_only: bool,
+    /// What to do when another host uses it, if not what the configuration says.
+    pub defend: Option<Defend>,
+    /// Used without being probed.
+    pub nodad: bool,
     /// Only [`AddressState::Ok`] may be used.
     pub state: AddressState,
 }
@@ -291,9 +295,27 @@ impl Registry {
         Some((slot, *owned))
     }
 
-    /// Owner of an address in a realm: the address's, else that of the longest prefix.
+    /// Changes the state of an address and returns its owner and what it is now; `None`: nobody has it, or nothing changes.
+    pub fn set_state(&mut self, realm: Realm, address: IpAddr, state: AddressState) -> Option<(Slot, Owned)> {
+        let prefix = Prefix { address, len: bits(address) };
+        let slot = self.realms.get(&realm)?.exact(prefix)?;
+        let all = &mut self.slots.get_mut(slot as usize)?.as_mut()?.addresses;
+        let owned = all.iter_mut().find(|o| o.realm == realm && o.prefix() == prefix)?;
+        if owned.state == state {
+            return None;
+        }
+        owned.state = state;
+        Some((slot, *owned))
+    }
+
+    /// Owner of an address in a realm: the address's, else that of the longest prefix. Nobody, if it is not in use yet or
+    /// another host has it.
     pub fn owner(&self, realm: Realm, address: IpAddr) -> Option<Slot> {
-        self.realms.get(&realm)?.owner(address)
+        let (prefix, slot) = self.realms.get(&realm)?.matches(address).next()?;
+        // A prefix is always in use.
+        let usable = prefix.len != bits(address)
+            || self.find(realm, prefix).is_some_and(|(_, owned)| owned.state == AddressState::Ok);
+        usable.then_some(slot)
     }
 
     /// Who has exactly this prefix or address of those that the kernel holds too; on the first device that has it.
@@ -305,7 +327,8 @@ impl Registry {
     pub fn kernel_match(&self, address: IpAddr) -> Option<(Slot, Owned)> {
         let best = |realm| {
             let mut matches = self.realms.get(&realm)?.matches(address);
-            matches.find_map(|(prefix, _)| self.find(realm, prefix).filter(|(_, owned)| owned.in_kernel()))
+            let held = |owned: &Owned| owned.in_kernel() && owned.state == AddressState::Ok;
+            matches.find_map(|(prefix, _)| self.find(realm, prefix).filter(|(_, owned)| held(owned)))
         };
         self.untagged().filter_map(best).max_by_key(|(_, owned)| owned.prefix().len)
     }

@@ -77,11 +77,6 @@ impl Owners {
         self.prefixes.get(&(prefix.address.is_ipv6(), prefix.len))?.get(&prefix.network()).copied()
     }
 
-    /// Owner of an address by the longest match.
-    pub fn owner(&self, address: IpAddr) -> Option<Slot> {
-        self.matches(address).next().map(|(_, slot)| slot)
-    }
-
     /// Everything that an address lies in, with its owner, longest first.
     pub fn matches(&self, address: IpAddr) -> impl Iterator<Item = (Prefix, Slot)> {
         let exact = self.exact.get(&address).map(|slot| (Prefix { address, len: bits(address) }, *slot));

@@ -18,6 +18,8 @@ fn owned(text: &str, realm: Realm) -> Owned {
         prefix_len: len.parse().unwrap(),
         delegated: false,
         fast_only: false,
+        defend: None,
+        nodad: false,
         state: AddressState::Ok,
     }
 }
@@ -299,7 +301,7 @@ proptest! {
             let address = Prefix { address: IpAddr::from([10, 0, third, last * 31]), len }.network();
             let prefix = Prefix { address, len };
             let what = Owned {
-                realm, address, prefix_len: len, delegated: len < 32, fast_only: true, state: AddressState::Ok,
+                realm, address, prefix_len: len, delegated: len < 32, fast_only: true, defend: None, nodad: false, state: AddressState::Ok,
             };
             if add {
                 let taken = list.iter().any(|(r, p, _)| *r == realm && *p == prefix);

@@ -95,8 +95,13 @@ fn kept_state_is_taken_over_and_then_removed() {
     };
     let start = || {
         let mut command = bed.host.command(binary("afnetd"));
-        let process =
-            Process::spawn(command.args(["--instance", &instance, "--config", file.to_str().unwrap()]));
+        let process = Process::spawn(command.args([
+            "--instance",
+            &instance,
+            "--no-dad",
+            "--config",
+            file.to_str().unwrap(),
+        ]));
         wait::until_true("the daemon to answer", || afnet("status").is_some());
         process
     };

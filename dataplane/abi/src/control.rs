@@ -86,11 +86,20 @@ pub enum Request {
         /// Its name.
         name: String,
     },
-    /// Gives an address or a delegated prefix to a compartment. Admin.
+    /// Gives an address or a delegated prefix to a compartment. Admin. The answer is [`Answer::Addresses`] with it; while
+    /// it is tentative, an [`Event::Address`] will tell what has become of it.
     AddrAdd {
         /// What and where.
         address: AddressSpec,
         /// The owner.
+        name: String,
+    },
+    /// Gives an address or prefix that some compartment has in the realm to another one, and announces it: without
+    /// probing, since it was ours. Admin.
+    AddrMove {
+        /// Which. Only realm, address and, of a delegation, the length count.
+        address: AddressSpec,
+        /// The new owner.
         name: String,
     },
     /// Takes an address back. Admin.
@@ -226,6 +235,27 @@ pub struct AddressSpec {
     /// The kernel does not get the address or prefix: the fast path alone owns it.
     #[serde(default)]
     pub fast_only: bool,
+    /// What becomes of it when another host uses it; absent: as the daemon's configuration says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub defend: Option<Defend>,
+    /// It is used at once, without asking whether another host has it.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub nodad: bool,
+}
+
+/// What to do when another host uses an address (RFC 5227 2.4, (a) to (c)).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Defend {
+    /// Give it up at once.
+    #[serde(rename = "a")]
+    GiveUp,
+    /// Announce it once; give it up if the other host is seen again within ten seconds.
+    #[default]
+    #[serde(rename = "b")]
+    Once,
+    /// Announce it, at most once in ten seconds, and never give it up.
+    #[serde(rename = "c")]
+    Always,
 }
 
 /// Kind of an endpoint.
@@ -359,6 +389,9 @@ pub struct Address {
     pub name: String,
     /// State.
     pub state: AddressState,
+    /// Of a duplicate: the MAC address of the host that has it, if it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rival: Option<String>,
 }
 
 /// One counter.
@@ -576,11 +609,15 @@ mod tests {
             vlan: Vlan::NONE,
             delegated: false,
             fast_only: true,
+            defend: Some(Defend::Always),
+            nodad: false,
         };
-        let address = Address { spec, name: "a".to_string(), state: AddressState::Tentative };
+        let rival = Some("02:00:00:00:00:01".to_string());
+        let address = Address { spec, name: "a".to_string(), state: AddressState::Duplicate, rival };
         let json =
             serde_json::to_string(&Reply::Ok(Answer::Addresses(alloc::vec![address.clone()]))).unwrap();
-        assert!(json.contains(r#""dev":"eth0""#) && json.contains(r#""state":"tentative""#), "{json}");
+        assert!(json.contains(r#""dev":"eth0""#) && json.contains(r#""state":"duplicate""#), "{json}");
+        assert!(json.contains(r#""defend":"c""#) && !json.contains("nodad"), "{json}");
         let Reply::Ok(Answer::Addresses(back)) = serde_json::from_str(&json).unwrap() else { panic!() };
         assert_eq!(back, [address]);
     }

@@ -6,6 +6,8 @@ mod by_hand;
 mod claims;
 mod cli;
 mod client;
+mod dad;
+mod dad_later;
 mod echo;
 mod errors;
 mod fragments;

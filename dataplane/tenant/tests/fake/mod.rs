@@ -221,9 +221,12 @@ fn converse(stream: &UnixStream, run: u64, config: &Config, serve: &Sender<Serve
                 vlan: Vlan::NONE,
                 delegated: false,
                 fast_only: false,
+                defend: None,
+                nodad: false,
             },
             name: "c".to_owned(),
             state: AddressState::Ok,
+            rival: None,
         };
         config.addresses.iter().map(address).collect()
     };
