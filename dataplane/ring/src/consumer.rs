@@ -146,6 +146,12 @@ impl Consumer {
         false
     }
 
+    /// Says that this end waits for further records, whether or not some are there: the doorbell rings once more.
+    pub fn listen(&mut self) {
+        self.words.wake();
+        self.words.sleep();
+    }
+
     /// Says that this end no longer waits.
     pub fn wake(&mut self) {
         self.words.wake();

@@ -73,7 +73,6 @@ const KNOWN: &[(c_int, &[c_int])] = &[
             libc::SO_NO_CHECK,
             libc::SO_RXQ_OVFL,
             libc::SO_WIFI_STATUS,
-            libc::SO_PEEK_OFF,
             libc::SO_SELECT_ERR_QUEUE,
             libc::SO_BUSY_POLL,
             libc::SO_INCOMING_CPU,

@@ -26,7 +26,7 @@ use crate::{
     attach, errors, message, real,
     shared::{Names, Rx, Shared, state, wants},
     socket::Use,
-    sys::{coarse_ns, errno, now_ns, set_errno},
+    sys::{coarse_ns, errno, now_ns, plausible, set_errno},
     wait::{self, Woken},
 };
 
@@ -52,7 +52,17 @@ enum Got {
 /// `message` is a valid one of the program's.
 pub(crate) unsafe fn receive(fd: c_int, socket: &Use, message: &mut msghdr, flags: c_int) -> Option<ssize_t> {
     let shared = socket.shared();
-    if shared.state() == state::IDLE || shared.options.receive_shut.load(Ordering::Relaxed) {
+    if shared.state() == state::IDLE {
+        return None;
+    }
+    let bad = |p: &iovec| p.iov_len != 0 && !plausible(p.iov_base);
+    if message.msg_iovlen > 1024
+        || message.msg_iovlen != 0 && !plausible(message.msg_iov)
+        || !message.msg_name.is_null() && !plausible(message.msg_name)
+        || message.msg_controllen != 0 && !plausible(message.msg_control)
+        // SAFETY: the caller's promise.
+        || unsafe { parts(message) }.iter().any(bad)
+    {
         return None;
     }
     if flags & MSG_ERRQUEUE != 0 {
@@ -80,22 +90,23 @@ pub(crate) unsafe fn receive(fd: c_int, socket: &Use, message: &mut msghdr, flag
             // SAFETY: the caller's promise.
             match unsafe { from_rings(shared, &mut rx, message, flags) } {
                 Got::Datagram(n) => {
-                    wait::settle(shared, &mut rx);
+                    wait::settle(socket, &mut rx);
                     return Some(ssize_t::try_from(n).unwrap_or(ssize_t::MAX));
                 }
                 Got::Error(errno) => {
-                    wait::settle(shared, &mut rx);
+                    wait::settle(socket, &mut rx);
                     set_errno(errno);
                     return Some(-1);
                 }
-                Got::Nothing => wait::settle(shared, &mut rx),
+                Got::Nothing => wait::settle(socket, &mut rx),
             }
         }
         // SAFETY: the caller's promise.
         if let Some(result) = unsafe { from_kernel(fd, socket, message, flags) } {
             return Some(result);
         }
-        if shared.state() == state::PLAIN {
+        // Shut down: what is there, and then the end.
+        if shared.state() == state::PLAIN || shared.options.receive_shut.load(Ordering::Relaxed) {
             return None;
         }
         if !patient {
@@ -112,6 +123,7 @@ pub(crate) unsafe fn receive(fd: c_int, socket: &Use, message: &mut msghdr, flag
         }
         match wait::sleep(fd, shared, until) {
             Woken::Look => spun = false,
+            Woken::Signal if until.is_none() && wait::restarts() => {}
             Woken::Late | Woken::Signal => return Some(-1),
         }
         if !crate::table::is(fd, socket) {
@@ -395,7 +407,10 @@ pub(crate) unsafe fn receive_from(
     let mut message: msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
     message.msg_iov = &raw mut part;
     message.msg_iovlen = 1;
-    if !name.is_null() && !name_len.is_null() {
+    if !name.is_null() {
+        if !plausible(name_len) {
+            return None;
+        }
         message.msg_name = name;
         // SAFETY: the program's length.
         message.msg_namelen = unsafe { name_len.read() };
@@ -425,7 +440,8 @@ pub(crate) unsafe fn receive_many(
     timeout: *mut timespec,
 ) -> Option<c_int> {
     let shared = socket.shared();
-    if !matches!(shared.state(), state::FAST | state::LOST) || flags & !FOLLOWED != 0 || messages.is_null() {
+    if !matches!(shared.state(), state::FAST | state::LOST) || flags & !FOLLOWED != 0 || !plausible(messages)
+    {
         return None;
     }
     let deadline = if timeout.is_null() {
@@ -458,7 +474,7 @@ pub(crate) unsafe fn receive_many(
                     }
                     done += 1;
                 }
-                wait::settle(shared, &mut rx);
+                wait::settle(socket, &mut rx);
             }
             drop(rx);
             if let Some(errno) = failed {

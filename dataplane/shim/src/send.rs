@@ -26,7 +26,7 @@ use crate::{
     message, real,
     shared::{Shared, Tx, state, wants},
     socket::Use,
-    sys::{coarse_ns, set_errno},
+    sys::{coarse_ns, plausible, set_errno},
 };
 
 /// Flags that mean the same, or nothing, on the fast path.
@@ -35,6 +35,8 @@ const FOLLOWED: c_int = MSG_DONTWAIT | MSG_NOSIGNAL | MSG_CONFIRM;
 const MOST: usize = 65507;
 /// Looks at a full ring, yielding the CPU in between, before something else is done.
 const PATIENCE: u32 = 64;
+/// Longest name that the kernel takes (`struct sockaddr_storage`).
+const MOST_NAME: socklen_t = 128;
 /// Most segments of one send (UDP_MAX_SEGMENTS of older kernels).
 const MOST_SEGMENTS: usize = 64;
 
@@ -103,7 +105,7 @@ pub(crate) unsafe fn send_many(
     flags: c_int,
 ) -> Option<c_int> {
     let shared = socket.shared();
-    if messages.is_null() || !usable(fd, socket) {
+    if !plausible(messages) || !usable(fd, socket) {
         return None;
     }
     // The kernel's bound (UIO_MAXIOV).
@@ -185,7 +187,7 @@ pub(crate) unsafe fn send_to(
 /// # Safety
 /// `message` is a valid one of the program's.
 unsafe fn queue(shared: &Shared, tx: &mut Tx<'_>, message: &msghdr, flags: c_int) -> Sent {
-    if flags & !FOLLOWED != 0 {
+    if flags & !FOLLOWED != 0 || message.msg_namelen > MOST_NAME {
         return Sent::Kernel;
     }
     let error = shared.error.load(Ordering::Relaxed);
@@ -201,6 +203,9 @@ unsafe fn queue(shared: &Shared, tx: &mut Tx<'_>, message: &msghdr, flags: c_int
             None => return Sent::Kernel,
         }
     } else {
+        if !plausible(message.msg_name) {
+            return Sent::Kernel;
+        }
         // SAFETY: the caller's promise.
         match unsafe { Name::read(message.msg_name, message.msg_namelen) } {
             // An IPv4 address in an IPv6 socket, or the other way round: the kernel knows what to say.
@@ -208,6 +213,9 @@ unsafe fn queue(shared: &Shared, tx: &mut Tx<'_>, message: &msghdr, flags: c_int
             _ => return Sent::Kernel,
         }
     };
+    if message.msg_controllen != 0 && !plausible(message.msg_control) {
+        return Sent::Kernel;
+    }
     // SAFETY: the caller's promise.
     let Some(said) = (unsafe { message::said(message, family) }) else { return Sent::Kernel };
     let local = said.source.unwrap_or(names.local.ip);
@@ -218,9 +226,9 @@ unsafe fn queue(shared: &Shared, tx: &mut Tx<'_>, message: &msghdr, flags: c_int
         Way::Kernel => return Sent::Kernel,
         Way::Ring(source) => source,
     };
-    let parts: &[iovec] = if message.msg_iov.is_null() {
+    let parts: &[iovec] = if message.msg_iovlen == 0 {
         &[]
-    } else if message.msg_iovlen > 1024 {
+    } else if message.msg_iovlen > 1024 || !plausible(message.msg_iov) {
         return Sent::Kernel;
     } else {
         // SAFETY: the caller's promise.
@@ -257,10 +265,8 @@ unsafe fn queue(shared: &Shared, tx: &mut Tx<'_>, message: &msghdr, flags: c_int
     unsafe { put(shared, tx, &record, parts, len, flags) }
 }
 
-/// Pointers that can be nobody's: the first page, and the kernel's half.
 fn bad(part: &iovec) -> bool {
-    let at = part.iov_base.addr();
-    part.iov_len != 0 && (at < 4096 || at.checked_add(part.iov_len).is_none_or(|end| end > 1 << 56))
+    part.iov_len != 0 && !plausible(part.iov_base)
 }
 
 fn is_zero_v4(ip: &Ip) -> bool {

@@ -107,6 +107,8 @@ pub(crate) struct Receiving {
     pub(crate) rung: bool,
     /// It was written by ourselves.
     pub(crate) signalled: bool,
+    /// End of the rings when the program left something in them.
+    pub(crate) left_at: u64,
     /// Receives since the kernel's queue was looked at.
     pub(crate) since_kernel: u32,
     /// The kernel's queue comes first: it holds what came before the rings.
@@ -177,6 +179,10 @@ pub(crate) struct Shared {
     pub(crate) listens: AtomicU16,
     /// Entries in epoll sets, of all processes.
     pub(crate) watchers: AtomicU32,
+    /// Those of them with EPOLLET.
+    pub(crate) edges: AtomicU32,
+    /// It stands in the list of those that were left with something.
+    pub(crate) left: AtomicBool,
     /// The error that the next call reports.
     pub(crate) error: AtomicI32,
     /// Coarse time of the last look at the daemon's connection.

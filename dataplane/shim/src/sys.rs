@@ -57,6 +57,13 @@ pub(crate) fn quietly<T>(work: impl FnOnce() -> T) -> T {
     result
 }
 
+/// Whether a pointer is plausible. What is not is for the kernel to refuse (EFAULT): the first pages are nobody's, and the
+/// upper half is the kernel's.
+#[inline]
+pub(crate) fn plausible<T>(pointer: *const T) -> bool {
+    (1 << 16..1 << 47).contains(&pointer.addr())
+}
+
 /// Nanoseconds of a clock; `CLOCK_MONOTONIC_COARSE` costs a few of them and is a tick (1 to 10 ms) old.
 pub(crate) fn clock_ns(clock: libc::clockid_t) -> u64 {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };

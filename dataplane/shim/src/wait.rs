@@ -17,6 +17,7 @@ use afnet_ring::Consumer;
 use crate::{
     real, settings,
     shared::{Rx, Shared, state},
+    socket::Use,
     sys::{errno, now_ns, outside, set_errno},
 };
 
@@ -47,18 +48,36 @@ pub(crate) fn arm(shared: &Shared, rx: &mut Rx<'_>) -> bool {
 /// After something has been taken from a ring, or nothing was found: puts the eventfd of a socket in an epoll set
 /// right.
 #[inline]
-pub(crate) fn settle(shared: &Shared, rx: &mut Rx<'_>) {
-    if shared.watchers.load(Ordering::Relaxed) != 0 {
-        settle_watched(shared, rx);
+pub(crate) fn settle(socket: &Use, rx: &mut Rx<'_>) {
+    if socket.shared().watchers.load(Ordering::Relaxed) != 0 {
+        settle_watched(socket, rx);
     }
 }
 
-fn settle_watched(shared: &Shared, rx: &mut Rx<'_>) {
+fn settle_watched(socket: &Use, rx: &mut Rx<'_>) {
+    let shared = socket.shared();
     // Armed and not empty: the worker has rung, or is about to.
-    if arm(shared, rx) && !rx.armed && !rx.signalled {
+    if arm(shared, rx) {
+        if !rx.armed && !rx.signalled {
+            signal(shared);
+            rx.signalled = true;
+            rx.rung = true;
+        }
+        if shared.edges.load(Ordering::Relaxed) != 0 {
+            crate::watch::left(socket, rx);
+        }
+    }
+}
+
+/// A program with EPOLLET is about to wait though it has left something: what comes next makes an edge.
+pub(crate) fn listen(shared: &Shared, rx: &mut Rx<'_>) {
+    let end = |rx: &mut Rx<'_>| rx.rings().iter_mut().map(Consumer::known).sum::<u64>();
+    rx.rings().iter_mut().for_each(Consumer::listen);
+    rx.armed = true;
+    rx.rung = true;
+    if end(rx) != rx.left_at {
+        // It came while we were not listening.
         signal(shared);
-        rx.signalled = true;
-        rx.rung = true;
     }
 }
 
@@ -95,6 +114,26 @@ pub(crate) fn spin(shared: &Shared, deadline: Option<u64>) -> bool {
         thread::yield_now();
     }
     false
+}
+
+/// Whether a call that a signal has interrupted goes on: every handler was installed with SA_RESTART. poll() does not
+/// restart by itself, as the kernel's recv() does, and does not tell which signal it was.
+#[cold]
+pub(crate) fn restarts() -> bool {
+    let mut handlers = 0;
+    for signal in 1..=64 {
+        // SAFETY: integers and pointers.
+        let mut action: libc::sigaction = unsafe { core::mem::zeroed() };
+        // SAFETY: room for the answer.
+        let known = unsafe { libc::sigaction(signal, core::ptr::null(), &raw mut action) } == 0;
+        if known && !matches!(action.sa_sigaction, libc::SIG_DFL | libc::SIG_IGN) {
+            if action.sa_flags & libc::SA_RESTART == 0 {
+                return false;
+            }
+            handlers += 1;
+        }
+    }
+    handlers != 0
 }
 
 /// What a sleep ended with.

@@ -11,9 +11,10 @@
 
 use core::{
     ffi::c_int,
-    sync::atomic::{AtomicU32, Ordering},
+    sync::atomic::{AtomicBool, AtomicU32, Ordering},
 };
 
+use afnet_ring::Consumer;
 use libc::{
     EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLET, EPOLLEXCLUSIVE, EPOLLIN, EPOLLONESHOT, EPOLLRDNORM,
     EPOLLWAKEUP, epoll_event,
@@ -21,8 +22,8 @@ use libc::{
 
 use crate::{
     attach, real,
-    shared::Shared,
-    socket::{Local, Use},
+    shared::{Rx, Shared},
+    socket::{Local, Socket, Use},
     spin::Spin,
     sys::quietly,
     table, wait,
@@ -41,7 +42,11 @@ pub(crate) struct Entry {
 
 /// Entries with EPOLLONESHOT of sockets on the fast path.
 static ONESHOT: Spin<Vec<Entry>> = Spin::new(Vec::new());
-/// Their number.
+/// Sockets with EPOLLET that were left with something.
+static LEFT: Spin<Vec<&'static Socket>> = Spin::new(Vec::new());
+/// Whether there are any.
+static LEFT_BEHIND: AtomicBool = AtomicBool::new(false);
+/// Number of those with EPOLLONESHOT.
 static ONESHOTS: AtomicU32 = AtomicU32::new(0);
 /// Entries of sockets on the fast path, ever.
 static WATCHED: AtomicU32 = AtomicU32::new(0);
@@ -75,11 +80,15 @@ pub(crate) fn control(socket: &Use, epoll: c_int, operation: c_int, fd: c_int, e
                     let old = local.entries.swap_remove(at);
                     entry.wake = old.wake;
                     forget_oneshot(&old);
+                    if old.wake >= 0 {
+                        count(shared, &old, false);
+                    }
                 }
                 let new = wake >= 0 && entry.wake < 0;
                 if new {
                     enter(shared, &mut entry, wake);
                 } else if entry.wake >= 0 {
+                    count(shared, &entry, true);
                     tell(EPOLL_CTL_MOD, &entry);
                     remember_oneshot(&entry);
                 }
@@ -93,7 +102,7 @@ pub(crate) fn control(socket: &Use, epoll: c_int, operation: c_int, fd: c_int, e
         attach::see(fd, socket);
     }
     if added {
-        wait::settle(shared, &mut shared.lock_rx());
+        wait::settle(socket, &mut shared.lock_rx());
     }
 }
 
@@ -104,7 +113,7 @@ fn enter(shared: &Shared, entry: &mut Entry, wake: c_int) {
         // There already, by another descriptor of the socket.
         tell(EPOLL_CTL_MOD, entry);
     }
-    shared.watchers.fetch_add(1, Ordering::Relaxed);
+    count(shared, entry, true);
     WATCHED.fetch_add(1, Ordering::Relaxed);
     remember_oneshot(entry);
 }
@@ -113,8 +122,19 @@ fn take_out(shared: &Shared, entry: &Entry) {
     if entry.wake >= 0 {
         tell(EPOLL_CTL_DEL, entry);
         forget_oneshot(entry);
-        if !shared.is_forked() {
-            let _ = shared.watchers.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
+        count(shared, entry, false);
+    }
+}
+
+/// Counts an entry of a socket with rings in or out. Forked processes count an entry once and may forget it twice: then
+/// it stays counted.
+fn count(shared: &Shared, entry: &Entry, more: bool) {
+    let edge = entry.events & bits(EPOLLET) != 0;
+    for (counter, counts) in [(&shared.watchers, true), (&shared.edges, edge)] {
+        if counts && more {
+            counter.fetch_add(1, Ordering::Relaxed);
+        } else if counts && !shared.is_forked() {
+            let _ = counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
         }
     }
 }
@@ -154,7 +174,7 @@ pub(crate) fn joined(socket: &Use) {
             }
         }
     }
-    wait::settle(shared, &mut shared.lock_rx());
+    wait::settle(socket, &mut shared.lock_rx());
 }
 
 /// Its eventfd is about to be another one.
@@ -187,9 +207,8 @@ pub(crate) fn closed_set(epoll: c_int) {
             let gone = entry.epoll == epoll;
             if gone {
                 forget_oneshot(entry);
-                if entry.wake >= 0 && !shared.is_forked() {
-                    let less = |n: u32| n.checked_sub(1);
-                    let _ = shared.watchers.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+                if entry.wake >= 0 {
+                    count(shared, entry, false);
                 }
             }
             !gone
@@ -201,6 +220,42 @@ pub(crate) fn closed_set(epoll: c_int) {
 #[inline]
 pub(crate) fn any() -> bool {
     WATCHED.load(Ordering::Relaxed) != 0
+}
+
+/// A receive of a socket with EPOLLET has left something in the rings.
+pub(crate) fn left(socket: &Use, rx: &mut Rx<'_>) {
+    rx.left_at = rx.rings().iter_mut().map(Consumer::known).sum();
+    if !socket.shared().left.swap(true, Ordering::Relaxed) {
+        let mut list = LEFT.lock();
+        list.push(socket.socket());
+        LEFT_BEHIND.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Before a thread waits in an epoll set.
+#[inline]
+pub(crate) fn before_wait() {
+    if LEFT_BEHIND.load(Ordering::Relaxed) {
+        listen();
+    }
+}
+
+#[cold]
+fn listen() {
+    let list = {
+        let mut list = LEFT.lock();
+        LEFT_BEHIND.store(false, Ordering::Relaxed);
+        core::mem::take(&mut *list)
+    };
+    // One that has been closed meanwhile is nobody's, or another one, which does no harm.
+    for socket in list.into_iter().filter(|socket| socket.enter()).map(Use::of) {
+        let shared = socket.shared();
+        shared.left.store(false, Ordering::Relaxed);
+        let mut rx = shared.lock_rx();
+        if !rx.is_empty() {
+            wait::listen(shared, &mut rx);
+        }
+    }
 }
 
 /// Puts what epoll_wait() has returned right; returns how many events remain.
@@ -241,4 +296,5 @@ pub(crate) fn mend(epoll: c_int, events: &mut [epoll_event]) -> usize {
 /// In a forked child.
 pub(crate) fn break_locks() {
     ONESHOT.break_open();
+    LEFT.break_open();
 }

@@ -7,17 +7,20 @@ use core::{
 
 use libc::{iovec, mmsghdr, msghdr, off_t, size_t, sockaddr, socklen_t, ssize_t, timespec};
 
-use super::{before_receive, by_kernel, followed};
-use crate::{attach, real, receive, send};
+use super::{before_receive, before_send, by_kernel, followed};
+use crate::{attach, real, receive, send, sys::plausible};
 
 /// Descriptors that go to another process leave the fast path: it would not know of the rings.
 ///
 /// # Safety
 /// As sendmsg().
 unsafe fn handed_over(message: *const msghdr) {
+    if !plausible(message) {
+        return;
+    }
     // SAFETY: the caller's promise.
-    let Some(message) = (unsafe { message.as_ref() }) else { return };
-    if message.msg_control.is_null() || message.msg_controllen < size_of::<libc::cmsghdr>() {
+    let message = unsafe { &*message };
+    if !plausible(message.msg_control) || message.msg_controllen < size_of::<libc::cmsghdr>() {
         return;
     }
     // SAFETY: the caller's promise.
@@ -55,6 +58,7 @@ pub(super) unsafe extern "C-unwind" fn send(
     len: size_t,
     flags: c_int,
 ) -> ssize_t {
+    before_send(fd, flags);
     if let Some((_inside, socket)) = followed(fd)
         // SAFETY: the program's promise.
         && let Some(result) = unsafe { send::send_to(&socket, fd, data, len, flags, ptr::null(), 0) }
@@ -76,6 +80,7 @@ pub(super) unsafe extern "C-unwind" fn sendto(
     to: *const sockaddr,
     to_len: socklen_t,
 ) -> ssize_t {
+    before_send(fd, flags);
     if let Some((_inside, socket)) = followed(fd)
         // SAFETY: the program's promise.
         && let Some(result) = unsafe { send::send_to(&socket, fd, data, len, flags, to, to_len) }
@@ -90,11 +95,11 @@ pub(super) unsafe extern "C-unwind" fn sendto(
 
 #[unsafe(no_mangle)]
 pub(super) unsafe extern "C-unwind" fn sendmsg(fd: c_int, message: *const msghdr, flags: c_int) -> ssize_t {
-    // SAFETY: the program's promise.
-    if let Some(msg) = unsafe { message.as_ref() }
+    before_send(fd, flags);
+    if plausible(message)
         && let Some((_inside, socket)) = followed(fd)
         // SAFETY: the program's promise.
-        && let Some(result) = unsafe { send::send(&socket, fd, msg, flags) }
+        && let Some(result) = unsafe { send::send(&socket, fd, &*message, flags) }
     {
         return result;
     }
@@ -113,13 +118,14 @@ pub(super) unsafe extern "C-unwind" fn sendmmsg(
     count: c_uint,
     flags: c_int,
 ) -> c_int {
+    before_send(fd, flags);
     if let Some((_inside, socket)) = followed(fd)
         // SAFETY: the program's promise.
         && let Some(result) = unsafe { send::send_many(&socket, fd, messages, count, flags) }
     {
         return result;
     }
-    if !messages.is_null() {
+    if plausible(messages) {
         for i in 0..count.min(1024) {
             // SAFETY: the program's promise.
             unsafe { handed_over(&raw const (*messages.add(i as usize)).msg_hdr) };
@@ -246,13 +252,12 @@ pub(super) unsafe extern "C-unwind" fn recvfrom(
 
 #[unsafe(no_mangle)]
 pub(super) unsafe extern "C-unwind" fn recvmsg(fd: c_int, message: *mut msghdr, flags: c_int) -> ssize_t {
-    // SAFETY: the program's promise.
-    if let Some(msg) = unsafe { message.as_mut() }
+    if plausible(message)
         && let Some((_inside, socket)) = followed(fd)
     {
         before_receive(fd, &socket, flags);
         // SAFETY: the program's promise.
-        if let Some(result) = unsafe { receive::receive(fd, &socket, msg, flags) } {
+        if let Some(result) = unsafe { receive::receive(fd, &socket, &mut *message, flags) } {
             return result;
         }
     }

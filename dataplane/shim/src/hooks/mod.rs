@@ -62,6 +62,16 @@ fn count(fd: c_int, went: bool) {
     }
 }
 
+/// Before a send: datagrams that are put together piece by piece are for the kernel, all pieces of them.
+#[inline]
+fn before_send(fd: c_int, flags: c_int) {
+    if flags & libc::MSG_MORE != 0
+        && let Some((_inside, socket)) = followed(fd)
+    {
+        attach::leave(fd, &socket, "MSG_MORE");
+    }
+}
+
 /// Before a receive of a socket that is with the kernel: one that sleeps is a way to wait that is seen.
 #[inline]
 fn before_receive(fd: c_int, socket: &Use, flags: c_int) {

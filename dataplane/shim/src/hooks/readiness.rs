@@ -45,6 +45,9 @@ unsafe fn waited(
     if !watch::any() {
         return wait(false);
     }
+    if patient && let Some(_inside) = Inside::enter() {
+        watch::before_wait();
+    }
     let mut count = 0;
     if patient && settings::spin_ns() != 0 {
         let end = now_ns() + settings::spin_ns();
