@@ -2,7 +2,7 @@
 //!
 //! | variable | meaning |
 //! |---|---|
-//! | `AFNET_SHIM` | `off`: every socket stays with the kernel |
+//! | `AFNET_SHIM_OFF` | `1`: every socket stays with the kernel |
 //! | `AFNET_SHIM_LOG` | `none`, `warn` (the default), `info`, `debug` on stderr; or a file, to which all of it is appended |
 //! | `AFNET_SHIM_STATS` | a file to which a line with the counts is appended when the process ends |
 //! | `AFNET_SHIM_LOOPBACK` | `1`: datagrams between sockets of this program over the loopback take the rings, too |
@@ -41,7 +41,7 @@ pub(crate) struct Texts {
 /// Reads the environment.
 pub(crate) fn load() {
     let number = |name: &str| env::var(name).ok().and_then(|text| text.parse::<u32>().ok());
-    OFF.store(env::var_os("AFNET_SHIM").is_some_and(|v| v == "off" || v == "0"), Ordering::Relaxed);
+    OFF.store(env::var_os("AFNET_SHIM_OFF").is_some_and(|v| v == "1"), Ordering::Relaxed);
     LOOPBACK.store(env::var_os("AFNET_SHIM_LOOPBACK").is_some_and(|v| v == "1"), Ordering::Relaxed);
     SPIN_NS.store(u64::from(number("AFNET_SPIN_US").unwrap_or(0)) * 1000, Ordering::Relaxed);
     LATE.store(number("AFNET_SHIM_AFTER").unwrap_or(AFTER), Ordering::Relaxed);
