@@ -16,7 +16,9 @@ use afnet_abi::{
     shm::{self, Record, kind},
     vlan::Vlan,
 };
-use afnet_dataplane::{Config, Counter, EndpointKind, Error, Event, PortClaim, QueueMode, Scope, WakeMode};
+use afnet_dataplane::{
+    Compartment, Config, Counter, EndpointKind, Error, Event, PortClaim, QueueMode, Route, Scope, WakeMode,
+};
 use common::{Options, Rig, Tenant, datagram, peer};
 use rustix::mm::{MapFlags, ProtFlags, mmap};
 
@@ -199,6 +201,92 @@ fn claims_are_checked() {
     dp.claim(other.id, &PortClaim::new(5000, 1)).unwrap();
     assert!(matches!(dp.attach(0, EndpointKind::Udp, 1 << 20, 1 << 20), Err(Error::Config(_))));
     assert!(matches!(dp.attach(1, EndpointKind::Udp, 12345, 1 << 20), Err(Error::Config(_))));
+    rig.finish();
+}
+
+#[test]
+fn what_was_sent_goes_out_before_the_claim_or_the_endpoint_goes() {
+    const COUNT: u32 = 400;
+    let mut rig = Rig::new("last");
+    rig.udp_tenant(1, &[V4], 4999);
+    let socket = rig.bed.peer_socket(peer(false));
+    rustix::net::sockopt::set_socket_recv_buffer_size_force(&socket, 8 << 20).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let to = socket.local_addr().unwrap();
+    let received = |rig: &mut Rig| {
+        let mut number = [0; 4];
+        rig.until("a datagram", |_| socket.recv(&mut number).ok());
+        u32::from_be_bytes(number)
+    };
+    for detach in [false, true] {
+        let mut tenant = rig.attach(1, EndpointKind::Udp);
+        rig.claim(&tenant, 1, 5000);
+        // The first one asks for the route.
+        tenant.datagram(5000, to, &u32::MAX.to_be_bytes());
+        assert_eq!(received(&mut rig), u32::MAX);
+        for number in 0..COUNT {
+            tenant.datagram(5000, to, &number.to_be_bytes());
+        }
+        if detach {
+            rig.dp().detach(tenant.id).unwrap();
+        } else {
+            rig.dp().unclaim(tenant.id, 5000, 1, Scope::All).unwrap();
+        }
+        for number in 0..COUNT {
+            assert_eq!(received(&mut rig), number, "detach: {detach}");
+        }
+        assert_eq!(rig.slot(1, Counter::TxNotClaimed), u64::from(detach));
+        if !detach {
+            tenant.datagram(5000, to, b"late");
+            rig.until("a refusal", |rig| (rig.slot(1, Counter::TxNotClaimed) == 1).then_some(()));
+            rig.dp().detach(tenant.id).unwrap();
+        }
+    }
+    rig.finish();
+}
+
+#[test]
+fn what_waits_for_its_next_hop_outlives_the_endpoint_but_not_the_compartment() {
+    let mut rig = Rig::new("orphans");
+    let _keeper = rig.udp_tenant(1, &[V4], 4999);
+    let socket = rig.bed.peer_socket(peer(false));
+    socket.set_nonblocking(true).unwrap();
+    let to = socket.local_addr().unwrap();
+    let mut byte = [0];
+    for compartment_goes in [false, true] {
+        let mut tenant = rig.attach(1, EndpointKind::Udp);
+        rig.claim(&tenant, 1, 5000);
+        rig.special.insert(to.ip(), Route::Pending);
+        rig.dp().flush_routes().unwrap();
+        let before = rig.slot(1, Counter::TxWaited);
+        for number in 0..5 {
+            tenant.datagram(5000, to, &[number]);
+        }
+        rig.until("datagrams that wait", |rig| (rig.slot(1, Counter::TxWaited) == before + 5).then_some(()));
+        rig.dp().detach(tenant.id).unwrap();
+        let asked = |e: &Event| matches!(e, Event::Resolve(key) if key.dst == to.ip());
+        let event = rig.until("a question", |rig| rig.events.iter().rev().find(|e| asked(e)).cloned());
+        let Event::Resolve(key) = event else { unreachable!() };
+        if compartment_goes {
+            rig.dp().remove_compartment(1).unwrap();
+        }
+        let (ifindex, src_mac, dst_mac) = (rig.ifindex, rig.mac, rig.bed.peer_mac());
+        let src = V4.parse().unwrap();
+        let route = Route::Wire { ifindex, vlan: Vlan::NONE, src_mac, dst_mac, mtu: 1500, src };
+        rig.dp().route_reply(key, route).unwrap();
+        if compartment_goes {
+            // What the worker answers after the route, it does after the route.
+            let before = rig.worker(Counter::TxFrames);
+            rig.dp().set_compartment(2, Compartment::default()).unwrap();
+            assert_eq!(rig.worker(Counter::TxFrames), before);
+            assert!(socket.recv(&mut byte).is_err());
+        } else {
+            for number in 0..5 {
+                rig.until("what has waited", |_| socket.recv(&mut byte).ok());
+                assert_eq!(byte, [number]);
+            }
+        }
+    }
     rig.finish();
 }
 

@@ -183,12 +183,12 @@ fn datagrams_wait_for_their_next_hop() {
     let to = socket.local_addr().unwrap();
     socket.set_nonblocking(true).unwrap();
     rig.special.insert(to.ip(), Route::Pending);
-    for i in 0..12u8 {
+    for i in 0..70u8 {
         tenant.datagram(5000, to, &[i]);
     }
-    rig.until("twelve records taken", |rig| (rig.slot(1, Counter::TxRecords) == 12).then_some(()));
-    assert_eq!(rig.slot(1, Counter::TxWaited), 8, "the queue of one destination");
-    assert_eq!(rig.slot(1, Counter::RouteFull), 4);
+    rig.until("all records taken", |rig| (rig.slot(1, Counter::TxRecords) == 70).then_some(()));
+    assert_eq!(rig.slot(1, Counter::TxWaited), 64, "the queue of one destination");
+    assert_eq!(rig.slot(1, Counter::RouteFull), 6);
     let asked: Vec<_> =
         rig.events.iter().filter(|e| matches!(e, Event::Resolve(k) if k.dst == to.ip())).collect();
     assert_eq!(asked.len(), 1, "asked once");
@@ -205,7 +205,7 @@ fn datagrams_wait_for_their_next_hop() {
         },
     );
     rig.dp().route_reply(key, route).unwrap();
-    for i in 0..8u8 {
+    for i in 0..64u8 {
         let mut byte = [0];
         rig.until("what has waited", |_| socket.recv(&mut byte).ok());
         assert_eq!(byte, [i], "in order");

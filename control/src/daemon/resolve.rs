@@ -93,7 +93,9 @@ impl Core {
             .copied()
             .collect();
         if own.is_empty() {
-            return unreachable(Errno::ADDRNOTAVAIL);
+            // As on a machine without addresses of the family; or one that it has chosen is not there (any more).
+            let errno = if key.src.is_none() { Errno::NETUNREACH } else { Errno::ADDRNOTAVAIL };
+            return unreachable(errno);
         }
         self.local(key, &own).or_else(|| self.learn(key, &own)).unwrap_or_else(|| self.by_kernel(key, &own))
     }

@@ -73,7 +73,8 @@ pub struct Limits {
     pub keys: usize,
     /// Destinations that wait, of one compartment.
     pub keys_per_slot: usize,
-    /// Packets that wait, of one destination (RFC 4861 7.2.2 wants at least one).
+    /// Packets that wait, of one destination (RFC 4861 7.2.2 wants at least one; the kernel keeps some hundred small
+    /// ones, `unres_qlen_bytes`, and programs send bursts to those they have not met).
     pub items_per_key: usize,
     /// Packets that wait, of one compartment.
     pub items_per_slot: usize,
@@ -81,7 +82,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { entries: 16384, keys: 1024, keys_per_slot: 32, items_per_key: 8, items_per_slot: 64 }
+        Self { entries: 16384, keys: 1024, keys_per_slot: 32, items_per_key: 64, items_per_slot: 128 }
     }
 }
 

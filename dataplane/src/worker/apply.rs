@@ -22,7 +22,7 @@ use crate::{
 const BATCH: usize = 64;
 
 /// Buffers kept for reuse; as many packets of full size as one compartment may let wait.
-const SPARE: usize = 64;
+const SPARE: usize = 128;
 
 /// What to answer for something that is not there.
 fn unknown() -> Reply {
@@ -91,15 +91,21 @@ impl Worker {
             }
             Command::TakeSocket { ifindex, queue, serial } => self.take_socket(ifindex, queue, serial),
             Command::AddEndpoint(endpoint) => self.add_endpoint(*endpoint),
-            Command::RemoveEndpoint { id } => self.remove_endpoint(id),
+            Command::RemoveEndpoint { id } => {
+                self.drain(id);
+                self.remove_endpoint(id)
+            }
             Command::Claim { id, held } => self.with_endpoint(id, |half, slot, index| {
                 half.claims.push(held);
                 slot.claims.insert(held, index);
             }),
-            Command::Unclaim { id, claim } => self.with_endpoint(id, |half, slot, index| {
-                half.claims.retain(|held| held.claim != claim);
-                slot.claims.remove(&claim, index);
-            }),
+            Command::Unclaim { id, claim } => {
+                self.drain(id);
+                self.with_endpoint(id, |half, slot, index| {
+                    half.claims.retain(|held| held.claim != claim);
+                    slot.claims.remove(&claim, index);
+                })
+            }
             Command::Route { key, route } => {
                 self.route(&key, route);
                 Reply::Done

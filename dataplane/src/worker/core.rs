@@ -16,7 +16,7 @@ use super::{
     slot::Slot,
 };
 use crate::{
-    config::Config,
+    config::{Config, EndpointKind},
     counters::{Counter, Counters},
     event::Event,
     handle::Notify,
@@ -45,6 +45,9 @@ pub(crate) struct Waiting {
     pub(crate) endpoint: u32,
     /// Its id, to find out whether the index still means it.
     pub(crate) id: u64,
+    /// Its compartment and kind: what it has sent goes out when it is gone itself.
+    pub(crate) slot: u32,
+    pub(crate) kind: EndpointKind,
     pub(crate) record: Record,
     pub(crate) payload: Vec<u8>,
 }

@@ -340,6 +340,8 @@ impl Worker {
                 }
             }
             queue.collect(self.core.now);
+            // What waits at an anchor is served next round: its event may have been taken already.
+            queue.anchor_active |= queue.anchor.rx_pending();
             if queue.waiting() || queue.anchor.tx_unsent() {
                 return false;
             }

@@ -11,6 +11,8 @@
 //! A record that finds no room in the device's TX ring stays where it is; its ring is looked at again next round. So a
 //! tenant that sends more than the wire takes is slowed down by its own full ring and by nothing else.
 
+use std::sync::Arc;
+
 use afnet_abi::shm::{Record, kind};
 use afnet_ring::Violation;
 
@@ -29,7 +31,7 @@ use crate::{
     counters::{Counter, Counters},
     event::Event,
     net::{
-        Address, icmp, is_loopback, is_v4,
+        Address, from_ip, icmp, is_loopback, is_v4,
         next_hop::Neighbour,
         route_cache::{Ask, Key, Lookup},
     },
@@ -42,12 +44,17 @@ const BATCH: usize = 64;
 /// Bytes taken from it likewise, at least one record: as the quantum of reception.
 const QUANTUM: usize = 64 << 10;
 
+/// Times that a full device ring is pushed on for the last records of an endpoint: each is a system call that moves a
+/// batch, so a ring of them is through after some tens; a device that is stuck costs the worker a millisecond.
+const DRAIN_PATIENCE: usize = 256;
+
 /// Who sends.
 #[derive(Debug)]
 pub(super) struct Sender<'a> {
     pub(super) index: u32,
     pub(super) id: u64,
     pub(super) slot: u32,
+    pub(super) kind: EndpointKind,
     pub(super) claims: &'a [Held],
     pub(super) counters: &'a Counters,
     pub(super) slot_counters: &'a Counters,
@@ -79,6 +86,7 @@ pub(super) enum Outcome {
 }
 
 /// How the visit of a TX ring ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Visit {
     /// Something was taken.
     Worked,
@@ -141,32 +149,85 @@ impl Worker {
         }
     }
 
-    /// Sends what has waited, if the endpoint is still there.
+    /// Sends what has waited.
     pub(super) fn resume(&mut self, waiting: &Waiting, route: Route) {
-        let Some(place) = self.tx.get_mut(waiting.endpoint as usize) else { return };
-        if place.as_ref().is_none_or(|half| half.id != waiting.id || half.closed) {
+        let Waiting { endpoint: index, id, slot, kind, .. } = *waiting;
+        let Some(place) = self.tx.get_mut(index as usize).filter(|p| p.as_ref().is_some_and(|h| h.id == id))
+        else {
+            return self.resume_orphan(waiting, route);
+        };
+        let Some(half) = place.take() else { return };
+        if !half.closed {
+            let sender = Sender {
+                index,
+                id,
+                slot,
+                kind,
+                claims: &half.claims,
+                counters: &half.counters,
+                slot_counters: &half.slot_counters,
+            };
+            self.out().resume(&sender, waiting, route);
+        }
+        if let Some(place) = self.tx.get_mut(index as usize) {
+            *place = Some(half);
+        }
+    }
+
+    /// As the kernel sends what a program has left in the neighbour's queue when it ended; nobody hears of errors. The
+    /// compartment is another one if it no longer has the source.
+    fn resume_orphan(&mut self, waiting: &Waiting, route: Route) {
+        let (Route::Wire { src, .. }
+        | Route::Learn { src, .. }
+        | Route::Local { src, .. }
+        | Route::Host { src }) = route
+        else {
+            return;
+        };
+        let Some(slot) = self.core.slot(waiting.slot) else { return };
+        if !slot.may_send_from(&from_ip(src)) {
             return;
         }
-        let Some(half) = place.take() else { return };
+        let (slot_counters, counters) = (Arc::clone(&slot.counters), Counters::default());
         let sender = Sender {
-            index: waiting.endpoint,
-            id: half.id,
-            slot: half.slot,
-            claims: &half.claims,
-            counters: &half.counters,
-            slot_counters: &half.slot_counters,
+            index: u32::MAX,
+            id: waiting.id,
+            slot: waiting.slot,
+            kind: waiting.kind,
+            claims: &[],
+            counters: &counters,
+            slot_counters: &slot_counters,
         };
-        let bytes = Bytes::Private(&waiting.payload);
-        let mut out = self.out();
-        let outcome = match half.kind {
-            EndpointKind::Udp => out.by_route(&sender, &waiting.record, bytes, route),
-            EndpointKind::Raw => out.packet(&sender, &waiting.record, bytes, Some(route)),
-        };
-        if outcome == Outcome::Later {
-            sender.count(crate::net::Drop::RouteFull, 1);
-        }
-        if let Some(place) = self.tx.get_mut(waiting.endpoint as usize) {
-            *place = Some(half);
+        self.out().resume(&sender, waiting, route);
+    }
+
+    /// Sends what an endpoint has put into its TX ring so far, before its claims, or it, are taken away: a program may
+    /// send and close at once. No more than a ring holds, whatever the tenant puts in meanwhile.
+    pub(super) fn drain(&mut self, id: u64) {
+        let found = self.tx.iter().position(|half| half.as_ref().is_some_and(|h| h.id == id));
+        let Some((at, index)) = found.and_then(|at| Some((at, u32::try_from(at).ok()?))) else { return };
+        let mut bytes = self.tx.get(at).and_then(Option::as_ref).map_or(0, |half| half.ring.capacity());
+        let mut patience = DRAIN_PATIENCE;
+        while bytes > 0 && patience > 0 {
+            let open = |place: &&mut Option<Box<TxHalf>>| place.as_ref().is_some_and(|half| !half.closed);
+            let Some(mut half) = self.tx.get_mut(at).filter(open).and_then(Option::take) else { return };
+            let before = half.ring.available().unwrap_or(0);
+            let visit = visit(&mut half, index, &mut self.out());
+            let left = half.ring.available().unwrap_or(0);
+            if let Some(place) = self.tx.get_mut(at) {
+                *place = Some(half);
+            }
+            bytes = bytes.saturating_sub(before.saturating_sub(left).max(1));
+            match visit {
+                Visit::Violated => return self.violation(index),
+                _ if left == 0 => return,
+                Visit::Worked => {}
+                // The device's ring is full: let it go on.
+                Visit::Empty => {
+                    patience -= 1;
+                    self.flush();
+                }
+            }
         }
     }
 
@@ -191,7 +252,7 @@ fn visit(half: &mut TxHalf, index: u32, out: &mut Out<'_>) -> Visit {
     let (mut records, mut bytes) = (0, 0);
     let mut result: Result<(), Violation> = Ok(());
     let TxHalf { id, slot, kind, ring, counters, slot_counters, claims, .. } = &mut *half;
-    let sender = Sender { index, id: *id, slot: *slot, claims, counters, slot_counters };
+    let sender = Sender { index, id: *id, slot: *slot, kind: *kind, claims, counters, slot_counters };
     while records < BATCH && bytes < QUANTUM {
         match ring.peek() {
             Ok(Some(item)) => {
@@ -228,6 +289,18 @@ fn visit(half: &mut TxHalf, index: u32, out: &mut Out<'_>) -> Visit {
 }
 
 impl Out<'_> {
+    /// Sends what has waited for its route.
+    fn resume(&mut self, sender: &Sender<'_>, waiting: &Waiting, route: Route) {
+        let bytes = Bytes::Private(&waiting.payload);
+        let outcome = match sender.kind {
+            EndpointKind::Udp => self.by_route(sender, &waiting.record, bytes, route),
+            EndpointKind::Raw => self.packet(sender, &waiting.record, bytes, Some(route)),
+        };
+        if outcome == Outcome::Later {
+            sender.count(crate::net::Drop::RouteFull, 1);
+        }
+    }
+
     /// A datagram of a `udp` endpoint.
     #[inline]
     fn datagram(&mut self, sender: &Sender<'_>, record: &Record, bytes: Bytes<'_>) -> Outcome {
@@ -311,7 +384,8 @@ impl Out<'_> {
         payload.resize(bytes.len(), 0);
         // The buffer has just been made long enough, so all is copied.
         let _ = bytes.read_summed(0..bytes.len(), &mut payload);
-        Waiting { endpoint: sender.index, id: sender.id, record: *record, payload }
+        let Sender { index: endpoint, id, slot, kind, .. } = *sender;
+        Waiting { endpoint, id, slot, kind, record: *record, payload }
     }
 
     fn wait(&mut self, sender: &Sender<'_>, record: &Record, key: &Key, bytes: Bytes<'_>) {

@@ -73,6 +73,10 @@ fn claims_come_and_go_beside_servers() {
         };
         servers(&mut world);
         drop(echo);
+        // The port is free when its socket is closed; what comes for it is the kernel's when afnetd knows.
+        wait::until_true("the claim is gone", || {
+            daemon.json("endpoints").as_array().is_some_and(Vec::is_empty)
+        });
         wait::until_true("the claim's port is free", || world.probe(red).ask("bind t 0.0.0.0 7") == "ok");
         assert_eq!(ask(&mut world, "dial udp 192.0.2.10 7", Some(red)), "reply from 192.0.2.10:7");
         all_good(world.probe(red), &["close t"]);

@@ -50,7 +50,12 @@ fn a_neighbour_that_is_not_there() {
     // Without any route the answer is at once.
     tenant.send(&Message::new(at("203.0.113.1", 9), b"anybody?"));
     assert_eq!(tenant.error().errno, libc::ENETUNREACH);
-    drop(tenant);
+    // Nor without an address of the family, as on a machine that has none.
+    daemon.add_compartment("blue", &["192.0.2.11/24"]);
+    let mut blue = Tenant::claiming(&daemon, "blue", 7);
+    blue.send(&Message::new(at(PEER_V6, 9), b"anybody?"));
+    assert_eq!(blue.error().errno, libc::ENETUNREACH);
+    drop((tenant, blue));
     daemon.stop();
 }
 
