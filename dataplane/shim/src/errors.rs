@@ -54,6 +54,12 @@ impl Errors {
         }
     }
 
+    /// errno of the oldest, 0: none.
+    pub(crate) fn next_errno(&self) -> i32 {
+        let entry = if self.count == 0 { None } else { self.entries[self.first] };
+        entry.and_then(|e| i32::try_from(e.errno).ok()).unwrap_or(0)
+    }
+
     pub(crate) fn pop(&mut self) -> Option<Entry> {
         if self.count == 0 {
             return None;

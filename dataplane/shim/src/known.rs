@@ -14,7 +14,7 @@ use libc::{AF_INET, AF_INET6, SOCK_CLOEXEC, SOCK_DGRAM};
 
 use crate::{
     address::{self, Ip, Name, is_group, is_loopback, is_unspecified, is_v4},
-    real, settings, table,
+    names, options, real, settings, table,
 };
 
 /// A power of two. A program that talks to more peers in a second asks more often.
@@ -25,12 +25,22 @@ const BELIEVED_NS: u64 = 1_000_000_000;
 /// unreachable destinations are reported late.
 const QUESTIONS: u64 = 2000;
 
+/// Sources that are remembered.
+const SOURCES: usize = 8;
+/// The kernel's loopback interface has this one.
+const LOOPBACK_MTU: u32 = 65536;
+
 /// Which way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Way {
     Kernel,
-    /// By the rings, from this address (`::`: the worker chooses).
-    Ring(Ip),
+    /// By the rings.
+    Ring {
+        /// From this address; `::`: the worker chooses.
+        source: Ip,
+        /// Bytes of the longest packet that gets there whole, as far as the kernel knows.
+        mtu: u32,
+    },
 }
 
 #[derive(Clone, Copy)]
@@ -38,12 +48,18 @@ struct Entry {
     ip: Ip,
     source: Ip,
     scope: u32,
+    mtu: u32,
     kernel: bool,
     until: u64,
 }
 
 /// Answers of the last second. All zero is empty.
-pub(crate) struct Known([Entry; ENTRIES]);
+pub(crate) struct Known {
+    entries: [Entry; ENTRIES],
+    /// Sources that the program has named and may use, and until when that is believed.
+    sources: [(Ip, u64); SOURCES],
+    next_source: usize,
+}
 
 impl Known {
     /// The way to a destination of a datagram of this socket, which is bound to `local` (or to all addresses).
@@ -55,36 +71,59 @@ impl Known {
         let bound = !is_unspecified(local);
         if is_loopback(&to.ip) {
             let ring = settings::loopback() && table::hears(to.port) && (!bound || is_loopback(local));
-            return if ring { Way::Ring(to.ip) } else { Way::Kernel };
+            let source = if bound { *local } else { to.ip };
+            return if ring { Way::Ring { source, mtu: LOOPBACK_MTU } } else { Way::Kernel };
         }
         if bound && is_loopback(local) {
             return Way::Kernel;
         }
-        let entry = &mut self.0[slot(&to.ip)];
+        let entry = &mut self.entries[slot(&to.ip)];
         if entry.ip != to.ip || entry.scope != to.scope || entry.until < now {
             if !may_ask(now) {
-                return Way::Ring(*local);
+                return Way::Ring { source: *local, mtu: u32::MAX };
             }
-            let source = ask(to);
+            let answer = ask(to);
+            let (source, mtu) = answer.unwrap_or_default();
             *entry = Entry {
                 ip: to.ip,
-                source: source.unwrap_or_default(),
+                source,
                 scope: to.scope,
-                kernel: source.is_none_or(|s| is_loopback(&s)),
+                mtu,
+                kernel: answer.is_none() || is_loopback(&source),
                 until: now + BELIEVED_NS,
             };
         }
         match entry.kernel {
             true => Way::Kernel,
-            false if bound => Way::Ring(*local),
-            false => Way::Ring(entry.source),
+            false if bound => Way::Ring { source: *local, mtu: entry.mtu },
+            false => Way::Ring { source: entry.source, mtu: entry.mtu },
         }
+    }
+
+    /// Whether the program may send from an address that it has named.
+    #[inline]
+    pub(crate) fn may_be(&mut self, source: &Ip, now: u64) -> bool {
+        self.sources.iter().any(|(ip, until)| ip == source && *until >= now) || self.look_up(source, now)
+    }
+
+    #[cold]
+    fn look_up(&mut self, source: &Ip, now: u64) -> bool {
+        let family = if is_v4(source) { AF_INET } else { AF_INET6 };
+        let (storage, _) = Name { ip: *source, port: 0, scope: 0 }.sockaddr(family);
+        // A link-local one needs its scope to be bound: the kernel judges those.
+        // SAFETY: an address of that family.
+        let ours = !address::is_link_local(source) && unsafe { names::ours((&raw const storage).cast()) };
+        if ours {
+            self.sources[self.next_source] = (*source, now + BELIEVED_NS);
+            self.next_source = (self.next_source + 1) % SOURCES;
+        }
+        ours
     }
 
     /// A worker has no way there.
     pub(crate) fn unreachable(&mut self, ip: &Ip, now: u64) {
         let until = now + 10 * BELIEVED_NS;
-        self.0[slot(ip)] = Entry { ip: *ip, source: [0; 16], scope: 0, kernel: true, until };
+        self.entries[slot(ip)] = Entry { ip: *ip, source: [0; 16], scope: 0, mtu: 0, kernel: true, until };
     }
 }
 
@@ -92,7 +131,8 @@ impl Known {
 impl Known {
     /// What the kernel would say.
     pub(crate) fn learn(&mut self, ip: &Ip, source: &Ip, until: u64) {
-        self.0[slot(ip)] = Entry { ip: *ip, source: *source, scope: 0, kernel: false, until };
+        self.entries[slot(ip)] =
+            Entry { ip: *ip, source: *source, scope: 0, mtu: 1500, kernel: false, until };
     }
 }
 
@@ -112,8 +152,8 @@ fn may_ask(now: u64) -> bool {
     ASKED.fetch_add(1, Ordering::Relaxed) < QUESTIONS
 }
 
-/// The address that the kernel would send from; `None`: it would not.
-fn ask(to: &Name) -> Option<Ip> {
+/// The address that the kernel would send from, and the path's MTU; `None`: it would not.
+fn ask(to: &Name) -> Option<(Ip, u32)> {
     let family = if is_v4(&to.ip) { AF_INET } else { AF_INET6 };
     // SAFETY: plain numbers.
     let fd = unsafe { real::socket(family, SOCK_DGRAM | SOCK_CLOEXEC, 0) };
@@ -124,9 +164,15 @@ fn ask(to: &Name) -> Option<Ip> {
     // SAFETY: `len` bytes of it are there.
     let connected = unsafe { real::connect(fd, (&raw const storage).cast(), len) } == 0;
     let source = if connected { address::ask(fd, false) } else { None };
+    let (level, name) = if family == AF_INET {
+        (libc::IPPROTO_IP, libc::IP_MTU)
+    } else {
+        (libc::IPPROTO_IPV6, libc::IPV6_MTU)
+    };
+    let mtu = options::number(fd, level, name).and_then(|n| u32::try_from(n).ok()).unwrap_or(u32::MAX);
     // SAFETY: made above.
     unsafe { real::close(fd) };
-    source.map(|name| name.ip).filter(|ip| !is_unspecified(ip))
+    source.map(|name| (name.ip, mtu)).filter(|(ip, _)| !is_unspecified(ip))
 }
 
 const _: () = assert!(ENTRIES.is_power_of_two());

@@ -31,11 +31,12 @@ pub(crate) struct Said {
     pub(crate) segment: Option<u16>,
 }
 
-/// Reads a sender's control messages. `None`: something that only the kernel understands, or has to refuse.
+/// Reads a sender's control messages. `device`: interface by which datagrams come in, 0: none has. A sender may name that
+/// one: it is where the answer goes anyway. `None`: something that only the kernel understands, or has to refuse.
 ///
 /// # Safety
 /// `message` is a valid one of the program's.
-pub(crate) unsafe fn said(message: &msghdr, family: c_int) -> Option<Said> {
+pub(crate) unsafe fn said(message: &msghdr, family: c_int, device: u32) -> Option<Said> {
     let mut said = Said::default();
     if message.msg_controllen == 0 || message.msg_control.is_null() {
         return Some(said);
@@ -61,7 +62,7 @@ pub(crate) unsafe fn said(message: &msghdr, family: c_int) -> Option<Said> {
             (IPPROTO_IP, libc::IP_PKTINFO) if len == size_of::<in_pktinfo>() => {
                 // SAFETY: that many bytes are there.
                 let info = unsafe { data.cast::<in_pktinfo>().read_unaligned() };
-                if info.ipi_ifindex != 0 {
+                if !is_known(c_int::cast_unsigned(info.ipi_ifindex), device) {
                     return None;
                 }
                 if info.ipi_spec_dst.s_addr != 0 {
@@ -72,7 +73,7 @@ pub(crate) unsafe fn said(message: &msghdr, family: c_int) -> Option<Said> {
                 // SAFETY: that many bytes are there.
                 let info = unsafe { data.cast::<in6_pktinfo>().read_unaligned() };
                 let ip = info.ipi6_addr.s6_addr;
-                if info.ipi6_ifindex != 0 && is_link_local(&ip) {
+                if !is_known(info.ipi6_ifindex, device) || info.ipi6_ifindex != 0 && is_link_local(&ip) {
                     return None;
                 }
                 if !is_unspecified(&ip) {
@@ -103,6 +104,10 @@ pub(crate) unsafe fn said(message: &msghdr, family: c_int) -> Option<Said> {
         next = unsafe { CMSG_NXTHDR(message, next) };
     }
     Some(said)
+}
+
+fn is_known(named: u32, device: u32) -> bool {
+    named == 0 || named == device
 }
 
 /// Writes control messages into a receiver's buffer.

@@ -15,7 +15,7 @@ use crate::{real, sys::len_of};
 ///
 /// # Safety
 /// Null, or a `sockaddr` as the kernel or the C library makes them.
-unsafe fn ours(address: *const sockaddr) -> bool {
+pub(crate) unsafe fn ours(address: *const sockaddr) -> bool {
     if address.is_null() {
         return true;
     }

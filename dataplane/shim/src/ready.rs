@@ -8,7 +8,7 @@ use libc::{
 };
 
 use crate::{
-    attach, real,
+    attach, real, receive,
     shared::{Shared, state},
     socket::Use,
     sys::{now_ns, outside, set_errno},
@@ -22,8 +22,9 @@ struct Member {
     /// The eventfd's place.
     wake: usize,
     socket: Use,
-    /// Something was there before we slept.
-    ready: bool,
+    eventfd: c_int,
+    /// What was there before we slept.
+    ready: c_short,
 }
 
 const INPUT: c_short = POLLIN | POLLRDNORM;
@@ -47,9 +48,12 @@ fn has_rings(shared: &Shared) -> bool {
     shared.state() != state::IDLE && shared.wake.load(Ordering::Relaxed) >= 0
 }
 
-/// Whether a receive would find something of ours.
-fn is_ready(shared: &Shared) -> bool {
-    shared.error.load(Ordering::Relaxed) != 0 || !shared.lock_rx().is_empty()
+/// What poll() says of the rings: POLLERR if there is an error, input if there is something to receive.
+fn rings(shared: &Shared) -> c_short {
+    let mut rx = shared.lock_rx();
+    receive::take_errors(shared, &mut rx);
+    let error = shared.error.load(Ordering::Relaxed) != 0 || rx.errors.next_errno() != 0;
+    (if error { POLLERR } else { 0 }) | if rx.is_empty() { 0 } else { INPUT }
 }
 
 /// ppoll() of descriptors of which some have rings; `deadline` in nanoseconds of the monotonic clock.
@@ -73,10 +77,9 @@ pub(crate) unsafe fn poll(fds: &mut [pollfd], deadline: Option<u64>, mask: *cons
     let (mut used, mut found) = (count, 0);
     for (at, entry) in fds.iter().enumerate() {
         if let Some(socket) = table::get(entry.fd).filter(|s| has_rings(s.shared())) {
-            let watched = entry.events & INPUT != 0;
-            let fd = if watched { socket.shared().wake.load(Ordering::Relaxed) } else { -1 };
+            let fd = socket.shared().wake.load(Ordering::Relaxed);
             all[used] = pollfd { fd, events: POLLIN, revents: 0 };
-            members[found] = Some(Member { at, wake: used, socket, ready: false });
+            members[found] = Some(Member { at, wake: used, eventfd: fd, socket, ready: 0 });
             used += 1;
             found += 1;
         }
@@ -88,10 +91,16 @@ pub(crate) unsafe fn poll(fds: &mut [pollfd], deadline: Option<u64>, mask: *cons
         let mut ready = false;
         for member in members.iter_mut().flatten() {
             let shared = member.socket.shared();
-            let input = all[member.at].events & INPUT != 0;
-            member.ready = shared.error.load(Ordering::Relaxed) != 0
-                || input && wait::arm(shared, &mut shared.lock_rx());
-            ready |= member.ready;
+            let asked = all[member.at].events & INPUT | POLLERR;
+            member.ready = rings(shared) & asked;
+            // What is there and not asked for must not wake us.
+            let deaf = member.ready == 0 && wait::arm(shared, &mut shared.lock_rx());
+            if deaf && asked & INPUT != 0 {
+                // It has just come.
+                member.ready = INPUT;
+            }
+            all[member.wake].fd = if deaf { -1 } else { member.eventfd };
+            ready |= member.ready != 0;
         }
         if !ready && !spun && deadline != Some(0) {
             spun = true;
@@ -110,13 +119,10 @@ pub(crate) unsafe fn poll(fds: &mut [pollfd], deadline: Option<u64>, mask: *cons
         for member in members.iter().flatten() {
             let rung = all[member.wake].revents != 0;
             let shared = member.socket.shared();
-            let wanted = all[member.at].events;
-            if member.ready || rung && is_ready(shared) {
-                all[member.at].revents |= wanted & INPUT;
-                if shared.error.load(Ordering::Relaxed) != 0 {
-                    all[member.at].revents |= POLLERR;
-                }
-            } else if rung {
+            let asked = all[member.at].events & INPUT | POLLERR;
+            let got = if rung { rings(shared) & asked } else { member.ready };
+            all[member.at].revents |= got;
+            if rung && got == 0 {
                 // Somebody else was faster, or the ring was late for what is gone.
                 shared.lock_rx().rung = true;
             }

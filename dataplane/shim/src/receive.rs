@@ -27,6 +27,7 @@ use crate::{
     shared::{Names, Rx, Shared, state, wants},
     socket::Use,
     sys::{coarse_ns, errno, now_ns, plausible, set_errno},
+    table,
     wait::{self, Woken},
 };
 
@@ -73,7 +74,7 @@ pub(crate) unsafe fn receive(fd: c_int, socket: &Use, message: &mut msghdr, flag
     }
     let patient = flags & MSG_DONTWAIT == 0 && !shared.options.nonblocking.load(Ordering::Relaxed);
     let mut deadline = None;
-    let mut spun = false;
+    let (mut spun, mut open, mut fd) = (false, true, fd);
     loop {
         {
             let mut rx = shared.lock_rx();
@@ -81,7 +82,7 @@ pub(crate) unsafe fn receive(fd: c_int, socket: &Use, message: &mut msghdr, flag
                 rx.since_kernel = 0;
                 drop(rx);
                 // SAFETY: the caller's promise.
-                if let Some(result) = unsafe { from_kernel(fd, socket, message, flags) } {
+                if open && let Some(result) = unsafe { from_kernel(fd, socket, message, flags) } {
                     return Some(result);
                 }
                 rx = shared.lock_rx();
@@ -102,7 +103,7 @@ pub(crate) unsafe fn receive(fd: c_int, socket: &Use, message: &mut msghdr, flag
             }
         }
         // SAFETY: the caller's promise.
-        if let Some(result) = unsafe { from_kernel(fd, socket, message, flags) } {
+        if open && let Some(result) = unsafe { from_kernel(fd, socket, message, flags) } {
             return Some(result);
         }
         // Shut down: what is there, and then the end.
@@ -121,14 +122,16 @@ pub(crate) unsafe fn receive(fd: c_int, socket: &Use, message: &mut msghdr, flag
         if wait::arm(shared, &mut shared.lock_rx()) {
             continue;
         }
-        match wait::sleep(fd, shared, until) {
+        match wait::sleep(if open { fd } else { -1 }, shared, until) {
             Woken::Look => spun = false,
             Woken::Signal if until.is_none() && wait::restarts() => {}
             Woken::Late | Woken::Signal => return Some(-1),
         }
-        if !crate::table::is(fd, socket) {
-            set_errno(libc::EBADF);
-            return Some(-1);
+        if !table::is(fd, socket) {
+            // Closed by another thread: the socket lives on in another descriptor, or until this call returns.
+            let other = table::other(socket);
+            open = other.is_some();
+            fd = other.unwrap_or(fd);
         }
     }
 }
@@ -204,19 +207,10 @@ unsafe fn from_rings(shared: &Shared, rx: &mut Rx<'_>, message: &mut msghdr, fla
         match record.kind {
             kind::DATAGRAM if before || passes(&names, &record) => {}
             kind::ERROR => {
-                let mut info = [0; size_of::<ErrorInfo>()];
-                let whole = item.payload.len() == info.len();
-                item.payload.copy_to(&mut info);
-                item.consume();
-                rx.rung = true;
-                if whole {
-                    if errors::no_route(&info) {
-                        shared.lock_tx().known.unreachable(&record.remote, coarse_ns());
-                    }
-                    let errno = rx.errors.take(&record, &info, wanted, &names);
-                    if errno != 0 {
-                        return Got::Error(errno);
-                    }
+                take_errors(shared, rx);
+                let error = shared.error.swap(0, Ordering::Relaxed);
+                if error != 0 {
+                    return Got::Error(error);
                 }
                 continue;
             }
@@ -247,6 +241,9 @@ unsafe fn from_rings(shared: &Shared, rx: &mut Rx<'_>, message: &mut msghdr, fla
                 rx.next = (at + 1) % workers;
             }
         }
+        if record.ifindex != 0 {
+            shared.device.store(record.ifindex, Ordering::Relaxed);
+        }
         finish(shared, message, &record, wanted, u16::try_from(segment).unwrap_or(0));
         if full > copied {
             message.msg_flags |= MSG_TRUNC;
@@ -254,6 +251,35 @@ unsafe fn from_rings(shared: &Shared, rx: &mut Rx<'_>, message: &mut msghdr, fla
         return Got::Datagram(if flags & MSG_TRUNC != 0 { full } else { copied });
     }
     Got::Nothing
+}
+
+/// Takes the errors at the rings' fronts in: for the next call, and for the error queue.
+pub(crate) fn take_errors(shared: &Shared, rx: &mut Rx<'_>) {
+    let wanted = shared.options.wants.load(Ordering::Relaxed);
+    let names = rx.names();
+    for at in 0..rx.rings().len() {
+        while let Some(ring) = rx.rings().get_mut(at)
+            && let Ok(Some(item)) = ring.peek()
+            && item.record.kind == kind::ERROR
+        {
+            let record = item.record;
+            let mut info = [0; size_of::<ErrorInfo>()];
+            let whole = item.payload.len() == info.len();
+            item.payload.copy_to(&mut info);
+            item.consume();
+            rx.rung = true;
+            if !whole {
+                continue;
+            }
+            if errors::no_route(&info) {
+                shared.lock_tx().known.unreachable(&record.remote, coarse_ns());
+            }
+            let errno = rx.errors.take(&record, &info, wanted, &names);
+            if errno != 0 {
+                shared.error.store(errno, Ordering::Relaxed);
+            }
+        }
+    }
 }
 
 /// Gives the room of what was consumed back.
@@ -378,7 +404,11 @@ fn finish(shared: &Shared, message: &mut msghdr, record: &Record, wanted: u32, s
 
 /// recvmsg() with MSG_ERRQUEUE. `None`: the kernel's queue is next.
 fn error_queue(shared: &Shared, message: &mut msghdr) -> Option<ssize_t> {
-    let entry = shared.lock_rx().errors.pop()?;
+    let (entry, next) = {
+        let mut rx = shared.lock_rx();
+        take_errors(shared, &mut rx);
+        (rx.errors.pop()?, rx.errors.next_errno())
+    };
     message.msg_flags = MSG_ERRQUEUE;
     if !message.msg_name.is_null() {
         let family = shared.family.load(Ordering::Relaxed);
@@ -386,7 +416,8 @@ fn error_queue(shared: &Shared, message: &mut msghdr) -> Option<ssize_t> {
         message.msg_namelen = unsafe { entry.remote.write(family, message.msg_name, message.msg_namelen) };
     }
     message::write_error(message, &entry);
-    shared.error.store(0, Ordering::Relaxed);
+    // As sock_dequeue_err_skb(): the socket's error is the next entry's.
+    shared.error.store(next, Ordering::Relaxed);
     Some(0)
 }
 

@@ -23,7 +23,7 @@ use crate::{
     address::{Ip, Name, is_loopback, is_v4},
     attach,
     known::Way,
-    message, real,
+    message, real, receive,
     shared::{Shared, Tx, state, wants},
     socket::Use,
     sys::{coarse_ns, plausible, set_errno},
@@ -57,6 +57,9 @@ pub(crate) unsafe fn send(socket: &Use, fd: c_int, message: &msghdr, flags: c_in
     let shared = socket.shared();
     if !usable(fd, socket) {
         return None;
+    }
+    if shared.connected.load(Ordering::Relaxed) {
+        receive::take_errors(shared, &mut shared.lock_rx());
     }
     let mut tx = shared.lock_tx();
     // SAFETY: the caller's promise.
@@ -196,6 +199,7 @@ unsafe fn queue(shared: &Shared, tx: &mut Tx<'_>, message: &msghdr, flags: c_int
         return Sent::Error(error);
     }
     let names = tx.names();
+    let device = shared.device.load(Ordering::Relaxed);
     let family = shared.family.load(Ordering::Relaxed);
     let to = if message.msg_name.is_null() || message.msg_namelen == 0 {
         match names.peer {
@@ -217,14 +221,18 @@ unsafe fn queue(shared: &Shared, tx: &mut Tx<'_>, message: &msghdr, flags: c_int
         return Sent::Kernel;
     }
     // SAFETY: the caller's promise.
-    let Some(said) = (unsafe { message::said(message, family) }) else { return Sent::Kernel };
+    let Some(said) = (unsafe { message::said(message, family, device) }) else { return Sent::Kernel };
     let local = said.source.unwrap_or(names.local.ip);
     if said.source.is_some_and(|s| is_v4(&s) != is_v4(&to.ip) || is_loopback(&s) != is_loopback(&to.ip)) {
         return Sent::Kernel;
     }
-    let source = match tx.known.way(&to, &local, coarse_ns()) {
+    let now = coarse_ns();
+    if said.source.is_some_and(|s| s != names.local.ip && !is_loopback(&s) && !tx.known.may_be(&s, now)) {
+        return Sent::Kernel;
+    }
+    let (source, mtu) = match tx.known.way(&to, &local, now) {
         Way::Kernel => return Sent::Kernel,
-        Way::Ring(source) => source,
+        Way::Ring { source, mtu } => (source, mtu as usize),
     };
     let parts: &[iovec] = if message.msg_iovlen == 0 {
         &[]
@@ -243,11 +251,17 @@ unsafe fn queue(shared: &Shared, tx: &mut Tx<'_>, message: &msghdr, flags: c_int
         return Sent::Kernel;
     }
     let four = is_v4(&to.ip);
+    let headers = if four { 28 } else { 48 };
     let (ttl, tos, whole) = if four {
         (&options.ttl, &options.tos, wants::DF)
     } else {
         (&options.hops, &options.tclass, wants::DF6)
     };
+    // Too long for the path: EMSGSIZE is the kernel's to say, and its error queue's.
+    let longest = if pieces > 1 { usize::from(segment) } else { len };
+    if longest + headers > mtu && (pieces > 1 || wanted & whole != 0) {
+        return Sent::Kernel;
+    }
     let record = Record {
         kind: kind::DATAGRAM,
         ttl: said.ttl.unwrap_or_else(|| ttl.load(Ordering::Relaxed)),

@@ -179,6 +179,10 @@ pub(crate) struct Shared {
     pub(crate) listens: AtomicU16,
     /// Entries in epoll sets, of all processes.
     pub(crate) watchers: AtomicU32,
+    /// It has a peer.
+    pub(crate) connected: AtomicBool,
+    /// Interface by which the last datagram came in.
+    pub(crate) device: AtomicU32,
     /// Those of them with EPOLLET.
     pub(crate) edges: AtomicU32,
     /// It stands in the list of those that were left with something.
@@ -282,6 +286,7 @@ impl Shared {
         let _tx = self.lock_tx();
         // SAFETY: both locks are held.
         let old = unsafe { self.names.get().replace(names) };
+        self.connected.store(names.peer.is_some(), Ordering::Relaxed);
         if old.peer != names.peer || old.local.ip != names.local.ip {
             let rx = &mut *rx;
             rx.filtering = true;

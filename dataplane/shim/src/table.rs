@@ -63,6 +63,11 @@ pub(crate) fn is(fd: i32, socket: &Socket) -> bool {
     slot(fd).is_some_and(|slot| ptr::eq(slot.load(Ordering::Acquire), socket))
 }
 
+/// Some descriptor of a socket.
+pub(crate) fn other(socket: &Socket) -> Option<i32> {
+    (0..high()).find(|fd| is(*fd, socket))
+}
+
 /// Enters a socket that the caller has counted a user for. What was there is gone. `false`: a number out of range.
 pub(crate) fn set(fd: i32, socket: &'static Socket) -> bool {
     let Some(slot) = slot(fd) else { return false };

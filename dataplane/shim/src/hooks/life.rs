@@ -12,7 +12,7 @@ use crate::{
     address, attach, names, options, real, receive, send, settings,
     shared::state,
     socket::Socket,
-    sys::{Inside, quietly, set_errno},
+    sys::{Inside, errno, quietly, set_errno},
     table, watch,
 };
 
@@ -73,8 +73,8 @@ pub(super) unsafe extern "C-unwind" fn shutdown(fd: c_int, how: c_int) -> c_int 
     let result = unsafe { real::shutdown(fd, how) };
     if let Some((_inside, socket)) = followed(fd) {
         let shared = socket.shared();
-        // An unconnected socket says ENOTCONN; the kernel shuts it all the same... for those that sleep in it alone.
-        if result == 0 {
+        // An unconnected socket says ENOTCONN, and is shut all the same (net/ipv4/af_inet.c inet_shutdown).
+        if result == 0 || errno() == libc::ENOTCONN {
             if matches!(how, libc::SHUT_RD | libc::SHUT_RDWR) {
                 shared.options.receive_shut.store(true, Ordering::Relaxed);
             }
@@ -120,7 +120,11 @@ pub(super) unsafe extern "C-unwind" fn getsockopt(
         && (level, name) == (libc::SOL_SOCKET, libc::SO_ERROR)
         && let Some((_inside, socket)) = followed(fd)
     {
-        let error = socket.shared().error.swap(0, Ordering::Relaxed);
+        let shared = socket.shared();
+        if shared.state() != state::IDLE {
+            receive::take_errors(shared, &mut shared.lock_rx());
+        }
+        let error = shared.error.swap(0, Ordering::Relaxed);
         // SAFETY: the kernel has written a length of at most four, and as many bytes.
         if error != 0 && unsafe { len.read() } == 4 {
             // SAFETY: as above.

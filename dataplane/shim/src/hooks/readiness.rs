@@ -8,7 +8,7 @@ use super::followed;
 use crate::{
     ready::{self, Sets},
     real, settings,
-    sys::{Inside, now_ns, quietly, set_errno},
+    sys::{Inside, now_ns, plausible, quietly, set_errno},
     table, watch,
 };
 
@@ -183,7 +183,7 @@ pub(super) unsafe extern "C-unwind" fn __ppoll_chk(
 /// As poll().
 unsafe fn concerned<'a>(fds: *mut pollfd, count: nfds_t) -> Option<(Inside, &'a mut [pollfd])> {
     let count = usize::try_from(count).ok()?;
-    if fds.is_null() || count == 0 {
+    if !plausible(fds) || count == 0 {
         return None;
     }
     // SAFETY: the caller's promise.
@@ -275,7 +275,8 @@ pub(super) unsafe extern "C-unwind" fn pselect(
 /// # Safety
 /// As select().
 unsafe fn selected(sets: &Sets) -> Option<(Inside, Vec<pollfd>)> {
-    if sets.count <= 0 || table::high() == 0 {
+    let bad = |set: *mut fd_set| !set.is_null() && !plausible(set);
+    if sets.count <= 0 || table::high() == 0 || [sets.read, sets.write, sets.except].into_iter().any(bad) {
         return None;
     }
     let inside = Inside::enter()?;
