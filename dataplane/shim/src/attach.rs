@@ -55,7 +55,7 @@ pub(crate) fn consider(fd: i32, socket: &Use) {
     let shared = socket.shared();
     if shared.state() == state::IDLE
         && shared.wanted.load(Ordering::Relaxed)
-        && shared.seen.load(Ordering::Relaxed)
+        && (shared.seen.load(Ordering::Relaxed) || settings::after() == 0)
     {
         accelerate(fd, socket);
     }

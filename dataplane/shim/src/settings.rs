@@ -6,7 +6,7 @@
 //! | `AFNET_SHIM_LOG` | `none`, `warn` (the default), `info`, `debug` on stderr; or a file, to which all of it is appended |
 //! | `AFNET_SHIM_STATS` | a file to which a line with the counts is appended when the process ends |
 //! | `AFNET_SHIM_LOOPBACK` | `1`: datagrams between sockets of this program over the loopback take the rings, too |
-//! | `AFNET_SHIM_AFTER` | datagrams after which a socket without a port of its own choice goes on the fast path (8) |
+//! | `AFNET_SHIM_AFTER` | datagrams after which a socket without a port of its own choice goes on the fast path (8); 0: every one at once, however the program waits |
 //! | `AFNET_SPIN_US` | microseconds to look at the rings before sleeping (0) |
 //! | `AFNET_INSTANCE` | which daemon |
 
