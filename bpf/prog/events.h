@@ -7,30 +7,36 @@
 
 #include "parse.h"
 
-/* Not static: checked once by itself, and so in the object's BTF, which gives Rust the event's
- * layout. */
-__noinline int send_conflict(struct afnet_event *event)
+/* Not static, and so in the object's BTF, which gives Rust the event's layout. */
+__noinline int event_kind(const struct afnet_event *event)
 {
-	if (!event)
-		return XDP_PASS;
-	count_slot(event->slot, AFNET_PASS_CONFLICT);
-	if (bpf_ringbuf_output(&events, event, sizeof(*event), 0))
-		count_slot(event->slot, AFNET_EVENT_LOST);
-	return XDP_PASS;
+	return event ? event->kind : 0;
 }
 
-/* `nonce`: 0 if there is none; else with bit 48 set (nd.h). */
+/* `nonce`: 0 if there is none; else with bit 48 set (nd.h). In the ring at once: kernels before 6.6
+ * have no room left on the stack of those who call. */
 static __always_inline int conflict(__u32 kind, __u32 slot, __u32 vlan, const __u8 *mac,
 				    const __be32 *addr, __u64 nonce)
 {
-	struct afnet_event event = {.kind = kind, .slot = slot, .vlan = vlan};
+	struct afnet_event *event;
 
+	count_slot(slot, AFNET_PASS_CONFLICT);
+	event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
+	if (!event) {
+		count_slot(slot, AFNET_EVENT_LOST);
+		return XDP_PASS;
+	}
+	__builtin_memset(event, 0, sizeof(*event));
+	event->kind = kind;
+	event->slot = slot;
+	event->vlan = vlan;
 	if (nonce)
-		event.flags = AFNET_EVENT_NONCE;
-	put_mac(event.nonce, nonce);
-	put_mac(event.mac, mac_number(mac));
-	__builtin_memcpy(event.addr, addr, sizeof(event.addr));
-	return send_conflict(&event);
+		event->flags = AFNET_EVENT_NONCE;
+	put_mac(event->nonce, nonce);
+	put_mac(event->mac, mac_number(mac));
+	__builtin_memcpy(event->addr, addr, sizeof(event->addr));
+	bpf_ringbuf_submit(event, 0);
+	return XDP_PASS;
 }
 
 /* The same for an IPv4 address, which goes out IPv4-mapped (RFC 4291 2.5.5.2). */
