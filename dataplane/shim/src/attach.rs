@@ -56,8 +56,11 @@ pub(crate) fn consider(fd: i32, socket: &Use) {
     if shared.state() == state::IDLE
         && shared.wanted.load(Ordering::Relaxed)
         && (shared.seen.load(Ordering::Relaxed) || settings::after() == 0)
+        // One thread, of one process; the others go on with the kernel meanwhile.
+        && !shared.joining.swap(true, Ordering::AcqRel)
     {
         accelerate(fd, socket);
+        shared.joining.store(false, Ordering::Release);
     }
 }
 
@@ -344,6 +347,9 @@ pub(crate) fn recover(fd: i32, socket: &Use) {
         }
         local.attempt = now;
     }
+    if shared.joining.swap(true, Ordering::AcqRel) {
+        return;
+    }
     quietly(|| {
         let Names { local, peer } = shared.names();
         watch::parting(socket);
@@ -352,6 +358,7 @@ pub(crate) fn recover(fd: i32, socket: &Use) {
             Err(e) => say(Level::Debug, format_args!("socket {fd}: {e}")),
         }
     });
+    shared.joining.store(false, Ordering::Release);
 }
 
 /// Tells where a socket is now, after connect().

@@ -63,6 +63,27 @@ macro_rules! functions {
         pub(crate) fn resolve() {
             $(symbols::$name.get();)*
         }
+
+        /// The hook that stands before a function of the C library, if `address` is one of those.
+        pub(crate) fn hook_of(address: *mut c_void) -> Option<*mut c_void> {
+            $(if symbols::$name.get() == address {
+                return Some(hooks::$name());
+            })*
+            None
+        }
+
+        mod hooks {
+            use super::c_void;
+            $(
+                #[inline]
+                pub(super) fn $name() -> *mut c_void {
+                    unsafe extern "C" {
+                        fn $name();
+                    }
+                    $name as *mut c_void
+                }
+            )*
+        }
         $(
             /// As the C library says.
             ///

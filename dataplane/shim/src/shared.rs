@@ -171,6 +171,8 @@ pub(crate) struct Shared {
     pub(crate) wanted: AtomicBool,
     /// How the program waits for it has been seen. See [`crate::attach::consider`].
     pub(crate) seen: AtomicBool,
+    /// Somebody is putting it on the fast path.
+    pub(crate) joining: AtomicBool,
     /// Looks at it in vain, one after the other.
     pub(crate) vain: AtomicU32,
     /// Processes that have it; one that was killed still counts.

@@ -5,6 +5,7 @@
 
 mod data;
 mod life;
+mod lookup;
 mod processes;
 mod raw;
 mod readiness;

@@ -66,6 +66,54 @@ pub(super) unsafe extern "C-unwind" fn execveat(
     execute(|| unsafe { real::execveat(dir, path, arguments, environment, flags) })
 }
 
+/// A function with a list of arguments: they are put in a row on the stack, where the rest of them is, and `to` gets the
+/// row's address as its second argument.
+#[cfg(target_arch = "x86_64")]
+macro_rules! listed {
+    ($name:ident, $to:ident) => {
+        #[unsafe(naked)]
+        #[unsafe(no_mangle)]
+        unsafe extern "C" fn $name() {
+            core::arch::naked_asm!(
+                "pop rax",
+                "push r9",
+                "push r8",
+                "push rcx",
+                "push rdx",
+                "push rsi",
+                "mov rsi, rsp",
+                "push rax",
+                "call {to}",
+                "pop rcx",
+                "add rsp, 40",
+                "push rcx",
+                "ret",
+                to = sym $to,
+            )
+        }
+    };
+}
+
+#[cfg(target_arch = "x86_64")]
+listed!(execl, execv);
+#[cfg(target_arch = "x86_64")]
+listed!(execlp, execvp);
+#[cfg(target_arch = "x86_64")]
+listed!(execle, exec_with_environment);
+
+/// execle(): behind the arguments' end is the environment.
+#[cfg(target_arch = "x86_64")]
+unsafe extern "C-unwind" fn exec_with_environment(path: *const c_char, arguments: Strings) -> c_int {
+    let mut end = arguments;
+    // SAFETY: the program's promise: a null pointer ends the arguments, and the environment follows.
+    unsafe {
+        while !end.read().is_null() {
+            end = end.add(1);
+        }
+        execve(path, arguments, end.add(1).read().cast())
+    }
+}
+
 fn environment() -> Strings {
     unsafe extern "C" {
         static environ: Strings;
