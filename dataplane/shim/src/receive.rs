@@ -75,6 +75,9 @@ pub(crate) unsafe fn receive(fd: c_int, socket: &Use, message: &mut msghdr, flag
     let patient = flags & MSG_DONTWAIT == 0 && !shared.options.nonblocking.load(Ordering::Relaxed);
     let mut deadline = None;
     let (mut spun, mut open, mut fd) = (false, true, fd);
+    // One that sleeps is told of the kernel's queue by its sleep.
+    let mut ask =
+        !patient || shared.state() != state::FAST || shared.options.receive_shut.load(Ordering::Relaxed);
     loop {
         {
             let mut rx = shared.lock_rx();
@@ -101,9 +104,20 @@ pub(crate) unsafe fn receive(fd: c_int, socket: &Use, message: &mut msghdr, flag
                 }
                 Got::Nothing => wait::settle(socket, &mut rx),
             }
+            // A level-triggered epoll set tells of the kernel's queue by itself: after a burst by the rings the
+            // program waits there next, and need not wait for the kernel's no.
+            let told =
+                shared.watchers.load(Ordering::Relaxed) != 0 && shared.edges.load(Ordering::Relaxed) == 0;
+            if !patient && rx.since_kernel != 0 && told && shared.state() == state::FAST {
+                ask = false;
+            }
+            rx.since_kernel = 0;
         }
         // SAFETY: the caller's promise.
-        if open && let Some(result) = unsafe { from_kernel(fd, socket, message, flags) } {
+        if ask
+            && open
+            && let Some(result) = unsafe { from_kernel(fd, socket, message, flags) }
+        {
             return Some(result);
         }
         // Shut down: what is there, and then the end.
@@ -123,7 +137,10 @@ pub(crate) unsafe fn receive(fd: c_int, socket: &Use, message: &mut msghdr, flag
             continue;
         }
         match wait::sleep(if open { fd } else { -1 }, shared, until) {
-            Woken::Look => spun = false,
+            Woken::Look { kernel } => {
+                spun = false;
+                ask = kernel || shared.state() != state::FAST;
+            }
             Woken::Signal if until.is_none() && wait::restarts() => {}
             Woken::Late | Woken::Signal => return Some(-1),
         }

@@ -140,7 +140,10 @@ pub(crate) fn restarts() -> bool {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Woken {
     /// Something may be there.
-    Look,
+    Look {
+        /// In the kernel's queue, too.
+        kernel: bool,
+    },
     /// Time is up.
     Late,
     /// A signal, EINTR in errno.
@@ -169,7 +172,7 @@ pub(crate) fn sleep(fd: i32, shared: &Shared, deadline: Option<u64>) -> Woken {
     // SAFETY: three entries, and a time or none.
     let count = outside(|| unsafe { real::ppoll(fds.as_mut_ptr(), 3, timeout, core::ptr::null()) });
     if count < 0 {
-        return if errno() == libc::EINTR { Woken::Signal } else { Woken::Look };
+        return if errno() == libc::EINTR { Woken::Signal } else { Woken::Look { kernel: true } };
     }
     if fds[2].revents != 0 {
         crate::attach::lost(shared);
@@ -178,5 +181,5 @@ pub(crate) fn sleep(fd: i32, shared: &Shared, deadline: Option<u64>) -> Woken {
         set_errno(libc::EAGAIN);
         return Woken::Late;
     }
-    Woken::Look
+    Woken::Look { kernel: fds[0].revents != 0 }
 }
