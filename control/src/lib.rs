@@ -8,6 +8,7 @@
 //! | [`select`] | source addresses by RFC 6724 |
 //! | [`state`] | what a restarted daemon finds again |
 //! | [`dad`] | whether an address is free, and still ours: pure state machine, and its frames |
+//! | [`multicast`] | group membership, IGMP and MLD: pure state machine and codecs |
 //! | [`netlink`] | links, addresses, routes, neighbours of the kernel |
 //! | [`server`] | the control socket |
 //! | [`daemon`] | all of it together, with BPF programs and workers |
@@ -20,6 +21,7 @@ pub mod config;
 pub mod dad;
 pub mod daemon;
 pub mod error;
+pub mod multicast;
 pub mod names;
 pub mod netlink;
 pub mod registry;

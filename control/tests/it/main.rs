@@ -16,6 +16,7 @@ mod claims;
 mod cli;
 mod daemon;
 mod exec;
+mod fuzz;
 mod process;
 mod reach;
 mod release;
