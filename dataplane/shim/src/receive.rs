@@ -561,9 +561,13 @@ pub(crate) unsafe fn receive_many(
     Some(c_int::try_from(done).unwrap_or(c_int::MAX))
 }
 
-/// Bytes of the next datagram of the rings, for FIONREAD.
-pub(crate) fn next_len(shared: &Shared) -> Option<usize> {
+/// Bytes of the next datagram of the rings, for FIONREAD; `None`: none, or the kernel's, which has `kernel` bytes, comes
+/// before it.
+pub(crate) fn next_len(shared: &Shared, kernel: c_int) -> Option<usize> {
     let mut rx = shared.lock_rx();
+    if rx.kernel_first && kernel > 0 {
+        return None;
+    }
     let names = rx.names();
     let mut found = None;
     for ring in rx.rings() {

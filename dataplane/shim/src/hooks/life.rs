@@ -159,7 +159,9 @@ pub(super) unsafe extern "C-unwind" fn ioctl(fd: c_int, request: usize, argument
         libc::FIONBIO => quietly(|| options::load(fd, shared)),
         libc::FIOASYNC => attach::leave(fd, &socket, "signal-driven (FIOASYNC)"),
         libc::FIONREAD => {
-            if let Some(len) = receive::next_len(shared) {
+            // SAFETY: the kernel has written there.
+            let kernel = unsafe { answer.read_unaligned() };
+            if let Some(len) = receive::next_len(shared, kernel) {
                 // SAFETY: the kernel has written there.
                 unsafe { answer.write_unaligned(number(len)) };
             }
@@ -217,14 +219,26 @@ fn copied(old: c_int, new: c_int) {
     if table::borrowed() {
         return;
     }
-    if let Some((_inside, socket)) = followed(old)
-        && socket.enter()
-        && !table::set(new, socket.socket())
-    {
+    let Some((_inside, socket)) = followed(old) else { return };
+    if socket.enter() && !table::set(new, socket.socket()) {
         // Out of the table's range: it would be read past us.
         attach::leave(old, &socket, "duplicated to a very high number");
         socket.socket().leave();
     }
+    if new <= libc::STDERR_FILENO {
+        // The C library's streams are there, whose system calls are its own.
+        attach::leave(old, &socket, "a standard stream");
+    }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C-unwind" fn fdopen(fd: c_int, mode: *const core::ffi::c_char) -> *mut libc::FILE {
+    if let Some((_inside, socket)) = followed(fd) {
+        // As above.
+        attach::leave(fd, &socket, "a stream (fdopen)");
+    }
+    // SAFETY: the program's promise.
+    unsafe { real::fdopen(fd, mode) }
 }
 
 /// A descriptor is about to go, or to become something else.
