@@ -10,7 +10,6 @@
 //! Compartments of the tests take 192.0.2.10 and 2001:db8::10 onwards.
 
 use std::net::{IpAddr, UdpSocket};
-use std::time::Duration;
 
 use crate::{netns::Netns, veth::Veth, wait};
 
@@ -58,7 +57,7 @@ impl Bed {
         Self { host, peer }
     }
 
-    /// A UDP socket of the peer's kernel on a free port of `address`, with a receive timeout of ten seconds.
+    /// A UDP socket of the peer's kernel on a free port of `address`, with a receive timeout of [`wait::PATIENCE`].
     #[track_caller]
     pub fn peer_socket(&self, address: &str) -> UdpSocket {
         socket_in(&self.peer, address, 0)
@@ -77,13 +76,13 @@ impl Bed {
     }
 }
 
-/// A UDP socket in `ns` bound to `address` and `port` (0: any), with a receive timeout of ten seconds.
+/// A UDP socket in `ns` bound to `address` and `port` (0: any), with a receive timeout of [`wait::PATIENCE`].
 #[track_caller]
 pub fn socket_in(ns: &Netns, address: &str, port: u16) -> UdpSocket {
     let address: IpAddr = address.parse().expect("an address");
     let socket = ns
         .enter(|| UdpSocket::bind((address, port)))
         .unwrap_or_else(|error| panic!("bind {address}:{port}: {error}"));
-    socket.set_read_timeout(Some(Duration::from_secs(10))).expect("set a timeout");
+    socket.set_read_timeout(Some(wait::PATIENCE)).expect("set a timeout");
     socket
 }

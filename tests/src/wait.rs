@@ -6,7 +6,7 @@ use std::{
 };
 
 /// How long [`until`] waits. Generous, since only a failing test ever waits that long, and test machines stall.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Between two looks at a condition.
 const INTERVAL: Duration = Duration::from_millis(5);

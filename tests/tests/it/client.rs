@@ -68,7 +68,7 @@ impl<'a> Tenant<'a> {
         self.ns.enter(|| self.endpoint.claim(port))
     }
 
-    /// The next thing that arrives, in ten seconds.
+    /// The next thing that arrives in time.
     #[track_caller]
     pub fn receive(&mut self) -> Got {
         self.receive_within(wait::PATIENCE).expect("nothing arrived at the tenant")
