@@ -32,6 +32,14 @@ def connected(address, port):
     return sock
 
 
+def sent(address, port):
+    """A UDP socket that has sent a datagram and was never bound."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_DGRAM)
+    sock.sendto(b"", (address, port))
+    return sock
+
+
 class Tenant:
     """A connection to afnetd, attached to the compartment that this process lives in."""
 
