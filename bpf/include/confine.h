@@ -34,6 +34,8 @@ struct afnet_confined {
 	__u32 flags;
 	__u16 count4; /* addresses to choose a source from; above 1 they are in `sources` */
 	__u16 count6;
+	__u32 sockets; /* most that its processes may have made; 0: any number */
+	__u32 reserved;
 };
 
 /* Most addresses of a family that a source is chosen from; the others serve, but are never chosen.
@@ -121,6 +123,11 @@ struct afnet_socket {
 	struct afnet_ip out;
 };
 
+/* Value of `quota`. */
+struct afnet_quota {
+	__u64 sockets;
+};
+
 /* Value of `refusals`, index: slot; see counters.h. */
 struct afnet_refusals {
 	__u64 count[AFNET_REFUSALS];
@@ -128,7 +135,7 @@ struct afnet_refusals {
 
 _Static_assert(sizeof(struct afnet_ip) == 16, "fixed layout");
 _Static_assert(sizeof(struct afnet_owner_prefix) == 20, "no padding in a trie key");
-_Static_assert(sizeof(struct afnet_confined) == 48, "fixed layout");
+_Static_assert(sizeof(struct afnet_confined) == 56, "fixed layout");
 _Static_assert(sizeof(struct afnet_source) == 24, "fixed layout");
 _Static_assert(sizeof(struct afnet_port_key) == 24, "no padding in a hash key");
 _Static_assert(sizeof(struct afnet_port) == 64, "fixed layout");

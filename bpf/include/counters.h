@@ -70,6 +70,7 @@
 /* What the kernel path refused, by compartment (prog/confine.bpf.c). */
 #define AFNET_REFUSAL_COUNTERS(X) \
 	X(REFUSED_SOCKET, "refused: socket of a kind that the compartment may not have (EPERM)") \
+	X(REFUSED_QUOTA, "refused: socket beyond the compartment's number of sockets (ENOBUFS)") \
 	X(REFUSED_BIND, "refused: bind() to an address that is not the compartment's (EADDRNOTAVAIL)") \
 	X(REFUSED_PORT, "refused: bind() to a port that is taken (EADDRINUSE) or privileged (EACCES)") \
 	X(REFUSED_SOURCE, "refused: datagram with a source that is not the compartment's (EINVAL)") \

@@ -114,6 +114,46 @@ static __always_inline struct afnet_ip anchor_of(const struct afnet_confined *c,
 	return kinds & AFNET_SOCKET_ANY4 ? loopback4(s->slot, 1) : loopback6(s->slot);
 }
 
+/* Counts a new socket of a compartment: false, there are too many. Accepted sockets are not
+ * counted: they take no port. */
+static __always_inline bool within_quota(struct bpf_sock *sk, const struct afnet_confined *c)
+{
+	__u64 cgroup = c->cgroup;
+	struct afnet_quota *q;
+
+	q = bpf_map_lookup_elem(&quota, &cgroup);
+	if (!q) {
+		struct afnet_quota none = {};
+
+		bpf_map_update_elem(&quota, &cgroup, &none, BPF_NOEXIST);
+		q = bpf_map_lookup_elem(&quota, &cgroup);
+		if (!q)
+			return true;
+	}
+	if (__sync_fetch_and_add(&q->sockets, 1) >= c->sockets && c->sockets)
+		goto refused;
+	/* What is not marked is not given back. */
+	if (bpf_sk_storage_get(&counted, sk, &cgroup, BPF_SK_STORAGE_GET_F_CREATE))
+		return true;
+refused:
+	__sync_fetch_and_add(&q->sockets, -1);
+	return false;
+}
+
+static __always_inline void leave_quota(struct bpf_sock *sk)
+{
+	__u64 *cgroup = bpf_sk_storage_get(&counted, sk, 0, 0), id;
+	struct afnet_quota *q;
+
+	if (!cgroup || !*cgroup)
+		return;
+	id = *cgroup;
+	q = bpf_map_lookup_elem(&quota, &id);
+	if (q)
+		__sync_fetch_and_add(&q->sockets, -1);
+	*cgroup = 0;
+}
+
 SEC("cgroup/sock_create")
 int afnet_socket(struct bpf_sock *sk)
 {
@@ -136,8 +176,11 @@ int afnet_socket(struct bpf_sock *sk)
 	    (sk->type == SOCK_DGRAM &&
 	     (sk->protocol == IPPROTO_UDP || sk->protocol == IPPROTO_ICMP ||
 	      sk->protocol == IPPROTO_ICMPV6)) ||
-	    c->flags & AFNET_CONFINED_RAW)
-		return 1;
+	    c->flags & AFNET_CONFINED_RAW) {
+		if (within_quota(sk, c))
+			return 1;
+		return refuse(s->slot, AFNET_REFUSED_QUOTA, ENOBUFS);
+	}
 	return refuse(s->slot, AFNET_REFUSED_SOCKET, EPERM);
 }
 
@@ -364,8 +407,10 @@ int afnet_close(struct bpf_sock *sk)
 	/* What an accepted socket has inherited is its listener's. */
 	if (s && s->slot && s->port && s->cookie == bpf_get_socket_cookie(sk))
 		unregister(s);
-	if (s && s->slot)
+	if (s && s->slot) {
 		report_release(sk);
+		leave_quota(sk);
+	}
 	return 1;
 }
 

@@ -8,9 +8,10 @@
  *  sockets    storage of each socket     ports      (slot, address, port) -> who has it
  *  listening  (slot, address, port) -> socket: what sk_lookup can steer to
  *  claimed    sockets behind claims      releases   of them, those that have given their port up
+ *  counted    sockets of the quota       quota      cgroup id -> how many there are
  *
- * `sockets`, `ports` and `listening` are the programs' own state and outlive them (they are
- * pinned); the daemon fills the others.
+ * `sockets`, `ports`, `listening`, `counted` and `quota` are the programs' own state and outlive
+ * them (they are pinned); the daemon fills the others.
  */
 #ifndef AFNET_PROG_CONFINE_H
 #define AFNET_PROG_CONFINE_H
@@ -106,6 +107,19 @@ struct {
 	__type(key, struct afnet_port_key);
 	__type(value, __u64);
 } listening SEC(".maps");
+
+/* What sock_create has counted, with the id of the cgroup that it was counted for. What a listener
+ * accepts is not: it does not inherit this. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, __u64);
+} counted SEC(".maps");
+
+/* By the id of a compartment's cgroup, which is never used again; the daemon removes what is left
+ * of those that are gone. */
+HASH(quota, __u64, struct afnet_quota, 1 << 16);
 
 /* What a claim stands on: the socket's cookie; 0: its release was reported. */
 struct {

@@ -3,7 +3,7 @@
 //! | kept in the directory of pins | why |
 //! |---|---|
 //! | a link for each hook | sockets stay confined while the daemon is away; the next one replaces the programs |
-//! | maps `sockets`, `ports`, `listening` | what the programs know of sockets, which outlive the daemon |
+//! | maps `sockets`, `ports`, `listening`, `counted`, `quota` | what the programs know of sockets, which outlive the daemon |
 //! | an empty directory for each clsact qdisc that was made (kernels without TCX) | they go with the programs |
 //!
 //! Everything else is told anew by each daemon, before it attaches. Owned by the control thread. Loading and attaching
@@ -38,8 +38,8 @@ use crate::{
         c,
         confine::ConfineSkelBuilder,
         confine_types::{
-            self as types, afnet_confined, afnet_ip, afnet_owner_prefix, afnet_refusals, afnet_socket,
-            afnet_source, afnet_sources,
+            self as types, afnet_confined, afnet_ip, afnet_owner_prefix, afnet_quota, afnet_refusals,
+            afnet_socket, afnet_source, afnet_sources,
         },
     },
     tc::{self, Direction, Place, TcHook},
@@ -89,6 +89,8 @@ pub struct Confined {
     pub raw_sockets: bool,
     /// Anybody may bind privileged ports.
     pub unprivileged_ports: bool,
+    /// Most sockets that its processes may have made; 0: any number.
+    pub sockets: u32,
     /// Its addresses, best first: the first of each family serves sockets that ask for all.
     pub sources: Vec<Source>,
 }
@@ -122,6 +124,7 @@ struct Maps {
     devices: Map<Index, u8>,
     sockets: Map<u32, afnet_socket>,
     claimed: Map<u32, u64>,
+    quota: Map<u64, afnet_quota>,
 }
 
 /// Where a program belongs.
@@ -170,7 +173,13 @@ impl Confinement {
         ] {
             map.set_max_entries(entries.max(1)).map_err(Error::bpf("size a map"))?;
         }
-        let kept = [&mut open.maps.sockets, &mut open.maps.ports, &mut open.maps.listening];
+        let kept = [
+            &mut open.maps.sockets,
+            &mut open.maps.ports,
+            &mut open.maps.listening,
+            &mut open.maps.counted,
+            &mut open.maps.quota,
+        ];
         fs::create_dir_all(&config.pins)
             .map_err(|source| Error::Io { what: "create the pins' directory", source })?;
         let mut inherited = false;
@@ -202,6 +211,7 @@ impl Confinement {
                 devices: Map::new("device", &maps.devices)?,
                 sockets: Map::new("socket", &maps.sockets)?,
                 claimed: Map::new("claimed socket", &maps.claimed)?,
+                quota: Map::new("socket count", &maps.quota)?,
             },
             releases: Releases::new(&maps.releases)?,
         };
@@ -399,6 +409,8 @@ impl Confinement {
                 | flag(to.unprivileged_ports, c::CONFINED_PRIVILEGED),
             count4,
             count6,
+            sockets: to.sockets,
+            reserved: 0,
         };
         self.maps.confined.insert(&slot, &entry)?;
         let first = of(true).next().map(|s| s.addr);
@@ -417,6 +429,7 @@ impl Confinement {
             && *old != to.cgroup
         {
             self.maps.cgroups.remove(old)?;
+            self.maps.quota.remove(old)?;
             self.cgroups.remove(&slot);
         }
         if to.cgroup != 0 {
@@ -476,6 +489,12 @@ impl Confinement {
     /// Sockets look again at what they have found good.
     fn changed(&self) {
         self.word(offset_of!(types::bss, epoch)).fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many sockets its processes have made that are still there.
+    pub fn sockets(&self, slot: u32) -> Result<u64, Error> {
+        let Some(cgroup) = self.cgroups.get(&slot) else { return Ok(0) };
+        Ok(self.maps.quota.get(cgroup)?.map_or(0, |quota| quota.sockets))
     }
 
     /// What was refused to a compartment, in the order of [`Refusal`].

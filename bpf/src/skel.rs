@@ -98,7 +98,9 @@ plain! {
         primary6: confine_types::afnet_ip,
         flags: u32,
         count4: u16,
-        count6: u16
+        count6: u16,
+        sockets: u32,
+        reserved: u32
     },
     afnet_source { addr: confine_types::afnet_ip, ifindex: u32, prefix_len: u32 },
     afnet_socket {
@@ -119,5 +121,6 @@ plain! {
         v4: [confine_types::afnet_source; c::SOURCES as usize],
         v6: [confine_types::afnet_source; c::SOURCES as usize]
     },
+    afnet_quota { sockets: u64 },
     afnet_refusals { count: [u64; Refusal::COUNT] },
 }

@@ -335,6 +335,7 @@ mod tests {
             "raw_sockets",
             "unprivileged_ports",
             "capabilities",
+            "sockets",
             "users",
             "groups",
             "address",

@@ -226,6 +226,9 @@ pub struct PolicyOptions {
     /// `afnet exec` takes no capability away from root in it: root is trusted not to leave.
     #[arg(long, value_name = "on|off", num_args = 0..=1, require_equals = true, default_missing_value = "on")]
     capabilities: Option<Switch>,
+    /// IP sockets that its processes may have at a time, accepted ones not counted. 0: no limit. [default: 8192]
+    #[arg(long, value_name = "COUNT")]
+    sockets: Option<u32>,
     /// A user (name or number) that may use `afnet exec` into it without being an administrator; may be repeated.
     /// The whole list is replaced; '' alone empties it.
     #[arg(long = "user", value_name = "USER")]
@@ -258,6 +261,7 @@ impl PolicyOptions {
             raw_sockets: on(self.raw_sockets),
             unprivileged_ports: on(self.unprivileged_ports),
             capabilities: on(self.capabilities),
+            sockets: self.sockets,
             users: list(&self.users),
             groups: list(&self.groups),
         }

@@ -6,6 +6,7 @@ use afnet_abi::control::{
     Address, AddressState, Answer, Compartment, Counters, Defend, Endpoint, EndpointKind, EndpointState,
     Event, Policy, Status,
 };
+use afnet_abi::policy::SOCKETS;
 use afnet_abi::vlan::Vlan;
 
 /// Prints an answer. JSON is the payload of the answer: a list of objects, or one.
@@ -56,6 +57,9 @@ fn policy(p: &Policy) -> String {
         if value > 0 {
             line += &format!(" {word} {value}");
         }
+    }
+    if p.sockets != SOCKETS {
+        line += &format!(" sockets {}", p.sockets);
     }
     for (set, word) in [
         (p.isolated, " isolated"),

@@ -49,11 +49,12 @@ fn a_policy_is_said_by_options() {
         raw_sockets: true,
         unprivileged_ports: true,
         capabilities: true,
+        sockets: 0,
         users: vec!["www".to_owned(), "33".to_owned()],
         groups: vec!["net".to_owned()],
         ..Policy::default()
     };
-    let line = "add --isolated x --raw-sockets --unprivileged-ports=on --capabilities --user www --user 33 --group net";
+    let line = "add --isolated x --raw-sockets --unprivileged-ports=on --capabilities --sockets 0 --user www --user 33 --group net";
     assert_eq!(ask(line).unwrap(), Request::Add { name: "x".to_owned(), policy: all.clone() });
     let set = |policy| Request::Set { name: "x".to_owned(), policy };
     let change = PolicyChange { isolated: Some(false), users: Some(Vec::new()), ..PolicyChange::default() };
@@ -64,7 +65,7 @@ fn a_policy_is_said_by_options() {
     let mut text = Vec::new();
     let one = Compartment { name: "x".to_owned(), id: 1, policy: all, addresses: 0, endpoints: 2 };
     print::compartments(&[one], &mut text).unwrap();
-    let want = "x id 1 addresses 0 endpoints 2 isolated raw-sockets unprivileged-ports capabilities user www user 33 group net\n";
+    let want = "x id 1 addresses 0 endpoints 2 sockets 0 isolated raw-sockets unprivileged-ports capabilities user www user 33 group net\n";
     assert_eq!(String::from_utf8(text).unwrap(), want);
 }
 

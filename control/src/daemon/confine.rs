@@ -209,6 +209,7 @@ impl Core {
             isolated: compartment.policy.isolated,
             raw_sockets: compartment.policy.raw_sockets,
             unprivileged_ports: compartment.policy.unprivileged_ports,
+            sockets: compartment.policy.sockets,
             sources: self.sources(&compartment.addresses),
         };
         let Some(programs) = self.kernel_path.programs_mut() else { return Ok(()) };
@@ -284,6 +285,14 @@ impl Core {
             if self.registry.get(slot).is_none() {
                 self.remove_loopback(slot);
             }
+        }
+    }
+
+    /// How many sockets the compartment's processes have made that are still there.
+    pub(super) fn socket_count(&self, slot: Slot) -> Result<u64, Refused> {
+        match self.kernel_path.programs() {
+            Some(programs) => programs.sockets(slot).map_err(|e| bpf("counting sockets", &e)),
+            None => Ok(0),
         }
     }
 

@@ -156,6 +156,10 @@ impl Core {
                 sum.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
             }
             let mut counters = bpf_counters(&sum);
+            let sockets = self.socket_count(slot)?;
+            if sockets > 0 {
+                counters.push(Counter { name: "sockets".to_owned(), value: sockets });
+            }
             let refusals = self.refusals(slot)?;
             counters.extend(named(afnet_bpf::Refusal::all().map(afnet_bpf::Refusal::name), &refusals));
             if let Ok(at) = snapshot.slots.binary_search_by_key(&slot, |(slot, _)| *slot) {
@@ -198,6 +202,7 @@ pub fn counter_help() -> String {
         text += &line(counter.name(), counter.help());
     }
     text += "\nKernel path, by compartment:\n";
+    text += &line("sockets", "IP sockets that its processes have now, accepted ones not counted");
     for counter in afnet_bpf::Refusal::all() {
         text += &line(counter.name(), counter.help());
     }

@@ -4,8 +4,12 @@ use alloc::{string::String, vec::Vec};
 
 use serde::{Deserialize, Serialize};
 
-/// What a compartment may do. Everything is off, unlimited or empty unless it is said.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// Sockets that a compartment may have unless it is said: as many as a busy server has, a quarter of the ports that the
+/// kernel chooses from (`net.ipv4.ip_local_port_range`), which are everybody's.
+pub const SOCKETS: u32 = 8192;
+
+/// What a compartment may do. Everything is off, unlimited or empty unless it is said; but for the number of sockets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Policy {
     /// Token bucket of the fast path: packets per second; 0: unlimited.
@@ -20,10 +24,28 @@ pub struct Policy {
     pub unprivileged_ports: bool,
     /// `afnet exec` takes no capability away: root in it is trusted not to leave.
     pub capabilities: bool,
+    /// Most TCP, UDP and other IP sockets that its processes have at a time, accepted ones not counted; 0: unlimited.
+    pub sockets: u32,
     /// Users, by name or number, that may enter without being administrators.
     pub users: Vec<String>,
     /// Groups, by name or number, whose members may.
     pub groups: Vec<String>,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            rate_pps: 0,
+            burst: 0,
+            isolated: false,
+            raw_sockets: false,
+            unprivileged_ports: false,
+            capabilities: false,
+            sockets: SOCKETS,
+            users: Vec::new(),
+            groups: Vec::new(),
+        }
+    }
 }
 
 /// A change of a [`Policy`]: what is absent stays as it is.
@@ -48,6 +70,9 @@ pub struct PolicyChange {
     /// See [`Policy::capabilities`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub capabilities: Option<bool>,
+    /// See [`Policy::sockets`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sockets: Option<u32>,
     /// The whole new list, see [`Policy::users`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub users: Option<Vec<String>>,
@@ -66,6 +91,7 @@ impl PolicyChange {
             raw_sockets: self.raw_sockets.unwrap_or(old.raw_sockets),
             unprivileged_ports: self.unprivileged_ports.unwrap_or(old.unprivileged_ports),
             capabilities: self.capabilities.unwrap_or(old.capabilities),
+            sockets: self.sockets.unwrap_or(old.sockets),
             users: self.users.unwrap_or_else(|| old.users.clone()),
             groups: self.groups.unwrap_or_else(|| old.groups.clone()),
         }

@@ -189,6 +189,8 @@ fn twelve_thousand_sockets_of_one_compartment() {
     let daemon = Afnetd::start(&bed);
     let mut world = World::confined(&bed, &daemon);
     let [red, blue] = [0, 1].map(|which| (Place::compartment(Shape::Dual, which), Build::Libc, false));
+    all_good(world.probe(red), &["reset"]);
+    daemon.ok(&format!("set {} --sockets 20000", red.0.name()));
     for _ in 0..2 {
         let started = Instant::now();
         all_good(
