@@ -391,7 +391,7 @@ fn build() -> PathBuf {
     };
     let status = Command::new(env::var_os("CARGO").unwrap_or("cargo".into()))
         .args(["build", "--quiet", "--profile", profile, "-p", "afnet-control", "-p", "afnet-tenant"])
-        .args(["--bins", "--examples", "--target-dir"])
+        .args(["-p", "afnet-shim", "--lib", "--bins", "--examples", "--target-dir"])
         .arg(directory.parent().expect("target directory"))
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .status()

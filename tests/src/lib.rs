@@ -13,6 +13,7 @@
 //! | [`bed`] | the usual bed: a host with a device, a peer that is the plain kernel stack |
 //! | [`afnetd`] | a daemon on a bed and the CLI against it |
 //! | [`inside`] | a process in a compartment that does what a test says |
+//! | [`shim`] | programs under the socket shim |
 //! | [`fuzz`] | what fuzz targets run, and the replay of what they found |
 //!
 //! Helpers panic with what was tried and what the kernel answered: a failed set-up is a failed test.
@@ -24,6 +25,7 @@ pub mod inside;
 pub mod netns;
 pub mod packet;
 pub mod process;
+pub mod shim;
 pub mod veth;
 pub mod wait;
 pub mod wire;
