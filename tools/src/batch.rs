@@ -10,12 +10,19 @@ const BUFFER: usize = 2048;
 pub struct Batch {
     buffers: Vec<[u8; BUFFER]>,
     payload: usize,
+    /// What is sent, if not what was received before.
+    content: Vec<u8>,
 }
 
 impl Batch {
     /// For up to `number` datagrams at once; those sent have `payload` bytes.
     pub fn new(number: usize, payload: usize) -> Self {
-        Self { buffers: vec![[0; BUFFER]; number], payload: payload.min(BUFFER) }
+        Self { buffers: vec![[0; BUFFER]; number], payload: payload.min(BUFFER), content: Vec::new() }
+    }
+
+    /// For up to `number` datagrams at once; those sent are all the same.
+    pub fn of(number: usize, content: &[u8]) -> Self {
+        Self { content: content.to_vec(), ..Self::new(number, content.len()) }
     }
 
     /// Waits for one datagram and takes as many as there are. Interrupted: none.
@@ -37,6 +44,9 @@ impl Batch {
     /// # Errors
     /// What the kernel says of the first one.
     pub fn send(&mut self, socket: &UdpSocket, number: usize) -> io::Result<usize> {
+        for buffer in &mut self.buffers {
+            buffer.iter_mut().zip(&self.content).for_each(|(to, from)| *to = *from);
+        }
         self.call(number.min(self.buffers.len()), self.payload, |messages, number| {
             // SAFETY: as above; nothing is written.
             unsafe { libc::sendmmsg(socket.as_raw_fd(), messages, number, 0) }

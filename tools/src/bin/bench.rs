@@ -56,6 +56,9 @@ enum Role {
     /// Ordinary servers in a compartment beside the same on the host and in namespaces: connections, requests, round
     /// trips, throughput; and what a lookup costs with many compartments. `--crowds 0`: without that
     KernelPath,
+    /// UDP servers under the socket shim beside the same on the kernel path, on the host and in a namespace: queries,
+    /// datagrams, round trips, and what each costs
+    Shim,
     /// The server of the kernel path (started by the bench itself)
     #[command(hide = true)]
     Serve,
@@ -97,6 +100,12 @@ fn main() -> Result<()> {
             report.kernel_path = Some(kernel_path::run(&arguments.kernel_path())?);
             show(&arguments, &report)
         }
+        Some(Role::Shim) => {
+            let mut report = Report { machine: Machine::here(), ..Default::default() };
+            let options = kernel_path::Options { shim: true, crowds: Vec::new(), ..arguments.kernel_path() };
+            report.kernel_path = Some(kernel_path::run(&options)?);
+            show(&arguments, &report)
+        }
         Some(Role::Serve) => kernel_path::server::serve(),
         Some(Role::Hold) => kernel_path::crowd::hold(),
         None => bench(&arguments),
@@ -111,6 +120,7 @@ impl Arguments {
             only: self.only.clone(),
             measures: self.measures.clone(),
             crowds: self.crowds.iter().copied().filter(|crowd| *crowd > 0).collect(),
+            shim: false,
         }
     }
 }

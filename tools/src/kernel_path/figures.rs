@@ -24,6 +24,12 @@ pub struct Figure {
 }
 
 impl Figure {
+    /// What an operation of a measure costs: microseconds of both CPUs, the client's and the generator's included.
+    pub fn cost(measure: Measure, subject: String, rounds: Vec<f64>) -> Self {
+        let measure = format!("{} cpu", measure.name());
+        Self { measure, unit: "us/op", subject, median: median(rounds.clone()), rounds }
+    }
+
     /// Summary of the rounds.
     pub fn new(measure: Measure, subject: String, rounds: Vec<f64>) -> Self {
         let (measure, unit) = (measure.name().to_owned(), measure.unit());
@@ -49,11 +55,26 @@ pub struct Comparison {
 impl Comparison {
     /// Of two subjects' rounds, pair by pair.
     pub fn new(measure: Measure, subject: &str, base: &str, pairs: &[(f64, f64)], goal: Option<f64>) -> Self {
+        Self::of(measure.name(), measure.is_time(), (subject, base), pairs, goal)
+    }
+
+    /// Of what operations cost, pair by pair.
+    pub fn cost(measure: Measure, subject: &str, base: &str, pairs: &[(f64, f64)]) -> Self {
+        Self::of(&format!("{} cpu", measure.name()), true, (subject, base), pairs, None)
+    }
+
+    fn of(
+        name: &str,
+        less_is_better: bool,
+        (subject, base): (&str, &str),
+        pairs: &[(f64, f64)],
+        goal: Option<f64>,
+    ) -> Self {
         let better =
-            |&(subject, base): &(f64, f64)| if measure.is_time() { base / subject } else { subject / base };
+            |&(subject, base): &(f64, f64)| if less_is_better { base / subject } else { subject / base };
         let ratios: Vec<f64> = pairs.iter().map(better).collect();
         Self {
-            of: format!("{}: {subject} / {base}", measure.name()),
+            of: format!("{name}: {subject} / {base}"),
             value: median(ratios.clone()),
             low: ratios.iter().copied().fold(f64::INFINITY, f64::min),
             high: ratios.iter().copied().fold(f64::NEG_INFINITY, f64::max),
@@ -65,11 +86,11 @@ impl Comparison {
 /// Both tables.
 pub fn print(figures: &[Figure], comparisons: &[Comparison]) {
     if !figures.is_empty() {
-        println!("\n{:<16}{:<18}{:>10}  {:<8} rounds", "measure", "server in", "median", "");
+        println!("\n{:<18}{:<18}{:>10}  {:<8} rounds", "measure", "server in", "median", "");
     }
     for Figure { measure, unit, subject, median, rounds } in figures {
         let rounds: Vec<String> = rounds.iter().map(|value| format!("{value:.2}")).collect();
-        println!("{measure:<16}{subject:<18}{median:>10.2}  {unit:<8} {}", rounds.join(" "));
+        println!("{measure:<18}{subject:<18}{median:>10.2}  {unit:<8} {}", rounds.join(" "));
     }
     if !comparisons.is_empty() {
         println!("\n{:<50}{:>7}{:>7}   spread", "ratio (above 1: better)", "is", "goal");

@@ -10,6 +10,10 @@
 //! | connects | own client, one connection after the other | the way of a connection, both ends |
 //! | bulk-in, bulk-out | iperf3 | throughput of one TCP connection |
 //! | sockperf-udp, sockperf-tcp | sockperf ping-pong | the third party's word on round trips |
+//! | sockperf-p99 | the same | the 99th percentile |
+//! | dns | dnsperf on unbound | queries per second |
+//! | memcached-udp | own client, 64 requests on their way | a server on libevent |
+//! | iperf-udp | iperf3 -u as fast as it can, 64 bytes | datagrams received |
 
 use std::time::Duration;
 
@@ -28,6 +32,11 @@ pub const IPERF: u16 = 5201;
 pub const SOCKPERF_UDP: u16 = 11_111;
 /// sockperf with TCP.
 pub const SOCKPERF_TCP: u16 = 11_112;
+
+/// unbound.
+pub const DNS: u16 = 53;
+/// memcached, TCP and UDP.
+pub const MEMCACHED: u16 = 11_211;
 
 /// Connections that wrk keeps going.
 const CONNECTIONS: &str = "32";
@@ -57,6 +66,14 @@ pub enum Measure {
     SockperfUdp,
     /// sockperf's round trip with TCP.
     SockperfTcp,
+    /// The slow ones of sockperf's round trips with UDP.
+    SockperfSlow,
+    /// DNS queries.
+    Dns,
+    /// memcached over UDP.
+    MemcachedUdp,
+    /// iperf3's datagrams.
+    IperfUdp,
 }
 
 impl Measure {
@@ -75,6 +92,18 @@ impl Measure {
         Self::SockperfTcp,
     ];
 
+    /// Those of UDP servers under the socket shim.
+    pub const UDP: [Self; 8] = [
+        Self::Dns,
+        Self::MemcachedUdp,
+        Self::UdpEcho,
+        Self::UdpPackets,
+        Self::IperfUdp,
+        Self::UdpRoundTrip,
+        Self::SockperfUdp,
+        Self::SockperfSlow,
+    ];
+
     /// Name for tables and for `--measures`.
     pub fn name(self) -> &'static str {
         match self {
@@ -89,13 +118,21 @@ impl Measure {
             Self::BulkOut => "bulk-out",
             Self::SockperfUdp => "sockperf-udp",
             Self::SockperfTcp => "sockperf-tcp",
+            Self::SockperfSlow => "sockperf-p99",
+            Self::Dns => "dns",
+            Self::MemcachedUdp => "memcached-udp",
+            Self::IperfUdp => "iperf-udp",
         }
     }
 
     /// Unit of its figures.
     pub fn unit(self) -> &'static str {
         match self {
-            Self::TcpRoundTrip | Self::UdpRoundTrip | Self::SockperfUdp | Self::SockperfTcp => "us",
+            Self::TcpRoundTrip
+            | Self::UdpRoundTrip
+            | Self::SockperfUdp
+            | Self::SockperfTcp
+            | Self::SockperfSlow => "us",
             Self::BulkIn | Self::BulkOut => "Gbit/s",
             _ => "1000/s",
         }
@@ -110,8 +147,10 @@ impl Measure {
     pub fn missing(self) -> Option<String> {
         let programs: &[&str] = match self {
             Self::Connections | Self::Requests => &["wrk", "nginx"],
-            Self::BulkIn | Self::BulkOut => &["iperf3"],
-            Self::SockperfUdp | Self::SockperfTcp => &["sockperf"],
+            Self::BulkIn | Self::BulkOut | Self::IperfUdp => &["iperf3"],
+            Self::SockperfUdp | Self::SockperfTcp | Self::SockperfSlow => &["sockperf"],
+            Self::Dns => &["dnsperf", "unbound"],
+            Self::MemcachedUdp => &["memcached"],
             _ => &[],
         };
         let missing = programs.iter().find(|program| !installed(program))?;
@@ -135,8 +174,12 @@ impl Measure {
             Self::Connects => site.as_client(|server, _| Ok(client::connects(server, time)? / 1e3)),
             Self::BulkIn => iperf(site, time, &[]),
             Self::BulkOut => iperf(site, time, &["--reverse"]),
-            Self::SockperfUdp => sockperf(site, time, SOCKPERF_UDP, &[]),
-            Self::SockperfTcp => sockperf(site, time, SOCKPERF_TCP, &["--tcp"]),
+            Self::SockperfUdp => sockperf(site, time, SOCKPERF_UDP, &[], "50.000"),
+            Self::SockperfTcp => sockperf(site, time, SOCKPERF_TCP, &["--tcp"], "50.000"),
+            Self::SockperfSlow => sockperf(site, time, SOCKPERF_UDP, &[], "99.000"),
+            Self::Dns => dnsperf(site, time),
+            Self::MemcachedUdp => site.as_client(|server, _| Ok(client::memcached(server, time)? / 1e3)),
+            Self::IperfUdp => iperf_udp(site, time),
         }
     }
 }
@@ -176,12 +219,39 @@ fn iperf_rate(text: &str) -> Result<f64> {
     rate.map(|rate| rate / 1e9).with_context(|| format!("no rate in what iperf3 said: {text}"))
 }
 
-fn sockperf(site: &Site<'_>, time: Duration, port: u16, arguments: &[&str]) -> Result<f64> {
+fn sockperf(site: &Site<'_>, time: Duration, port: u16, arguments: &[&str], percentile: &str) -> Result<f64> {
     let mut command = site.client("sockperf");
     command.args(["ping-pong", "-i", &site.server.to_string(), "-p", &port.to_string()]);
     command.args(["-t", &whole_seconds(time), "-m", "64", "--full-rtt"]).args(arguments);
     let text = finish(&mut command)?;
-    number_after(&text, "percentile 50.000 =")
+    number_after(&text, &format!("percentile {percentile} ="))
+}
+
+/// Answers per second, in thousands.
+fn dnsperf(site: &Site<'_>, time: Duration) -> Result<f64> {
+    let queries = site.file("queries").context("queries")?;
+    let mut command = site.client("dnsperf");
+    command.args(["-s", &site.server.to_string(), "-p", &DNS.to_string(), "-d"]).arg(queries);
+    command.args(["-l", &whole_seconds(time), "-c", "4", "-T", "1", "-q", "100", "-t", "2"]);
+    let text = finish(&mut command)?;
+    number_after(&text, "Queries per second:").map(|rate| rate / 1e3)
+}
+
+/// Datagrams that arrived, in thousands each second.
+fn iperf_udp(site: &Site<'_>, time: Duration) -> Result<f64> {
+    let mut command = site.client("iperf3");
+    command.args(["-J", "-u", "-b", "0", "-l", "64", "-p", &IPERF.to_string(), "-t", &whole_seconds(time)]);
+    command.args(["-c", &site.server.to_string()]);
+    iperf_datagrams(&finish(&mut command)?)
+}
+
+fn iperf_datagrams(text: &str) -> Result<f64> {
+    let report: serde_json::Value = serde_json::from_str(text).context("iperf3's JSON")?;
+    let sum = &report["end"]["sum"];
+    let number = |name: &str| sum[name].as_f64().with_context(|| format!("no {name:?} in what iperf3 said"));
+    let (packets, lost, seconds) = (number("packets")?, number("lost_packets")?, number("seconds")?);
+    ensure!(packets > lost && seconds > 0.0, "nothing arrived: {packets} sent, {lost} lost");
+    Ok((packets - lost) / seconds / 1e3)
 }
 
 /// The number that follows a word.
@@ -206,6 +276,8 @@ mod tests {
         let iperf = r#"{"end": {"sum_received": {"bits_per_second": 2.5e9}}}"#;
         assert!((iperf_rate(iperf).expect("a rate") - 2.5).abs() < 1e-9);
         assert!(iperf_rate("{}").is_err());
+        let udp = r#"{"end": {"sum": {"packets": 3000, "lost_packets": 1000, "seconds": 2.0}}}"#;
+        assert!((iperf_datagrams(udp).expect("a rate") - 1.0).abs() < 1e-9);
         let sockperf = "sockperf: ---> percentile 50.000 =   14.567\nsockperf: ---> <MIN>";
         assert!((number_after(sockperf, "percentile 50.000 =").expect("a time") - 14.567).abs() < 1e-9);
     }

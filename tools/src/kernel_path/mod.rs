@@ -9,12 +9,14 @@
 //! | [`measure`] | what is measured, and the third-party clients |
 //! | [`crowd`] | a thousand compartments that hold the same ports |
 //! | [`figures`] | medians and ratios |
+//! | [`cpu`] | what operations cost |
 //! | [`priority`] | before whatever else runs on the machine |
 //!
 //! All places stand from the start to the end. In each round each measure goes over all places, one shortly after the
 //! other and each time in another order; ratios are made round by round.
 
 pub mod client;
+pub mod cpu;
 pub mod crowd;
 pub mod figures;
 pub mod measure;
@@ -29,6 +31,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use self::{
+    cpu::Busy,
     figures::{Comparison, Figure},
     measure::Measure,
     priority::Priority,
@@ -43,6 +46,17 @@ const BASES: [(Place, Place, Option<f64>); 5] = [
     (Place::Compartment, Place::HostByAfnet, None),
     (Place::HostNoXdp, Place::Host, None),
 ];
+
+/// What the project wants of a server under the socket shim.
+const SHIM_BASES: [(Place, Place, Option<f64>); 5] = [
+    (Place::Shim, Place::Bridge, Some(2.0)),
+    (Place::Shim, Place::Host, Some(1.3)),
+    (Place::Shim, Place::Compartment, None),
+    (Place::ShimBusy, Place::Bridge, Some(2.0)),
+    (Place::ShimBusy, Place::Host, None),
+];
+/// Of round trips it wants 0.6 of the time, when sockets are busy.
+const SHIM_ROUND_TRIP: f64 = 1.0 / 0.6;
 
 /// Measures of the cost of a lookup.
 const LOOKUP: [Measure; 3] = [Measure::Connects, Measure::UdpEcho, Measure::UdpRoundTrip];
@@ -71,6 +85,8 @@ pub struct Options {
     pub measures: Vec<String>,
     /// Compartments that hold the same ports, for the cost of a lookup; empty: do not measure it.
     pub crowds: Vec<u32>,
+    /// UDP servers under the socket shim, too.
+    pub shim: bool,
 }
 
 impl Options {
@@ -124,19 +140,22 @@ fn places(options: &Options, findings: &mut Findings) -> Result<()> {
     let wanted =
         |name: &str, only: &[String]| only.is_empty() || only.iter().any(|only| name.starts_with(&**only));
     let mut measures = Vec::new();
-    for measure in Measure::ALL.into_iter().filter(|measure| wanted(measure.name(), &options.measures)) {
+    let all: &[Measure] = if options.shim { &Measure::UDP } else { &Measure::ALL };
+    for measure in all.iter().copied().filter(|measure| wanted(measure.name(), &options.measures)) {
         match measure.missing() {
             Some(why) => drop(findings.missing.insert(measure.name().into(), why)),
             None => measures.push(measure),
         }
     }
-    let chosen = Place::ALL.into_iter().filter(|place| wanted(place.name(), &options.only));
-    let beds: Vec<(Place, Bed)> = chosen.map(|place| (place, Bed::new("path"))).collect();
+    let places: &[Place] = if options.shim { &Place::WITH_SHIM } else { &Place::ALL };
+    let chosen = places.iter().filter(|place| wanted(place.name(), &options.only));
+    let beds: Vec<(Place, Bed)> = chosen.map(|place| (*place, Bed::new("path"))).collect();
     let mut sites = Vec::new();
     for (place, bed) in &beds {
-        sites.push((place.name().to_owned(), Site::set_up(*place, bed)?));
+        sites.push((place.name().to_owned(), Site::set_up(*place, bed, options.shim)?));
     }
-    let goals: Vec<_> = BASES.iter().map(|&(over, under, goal)| (over.name(), under.name(), goal)).collect();
+    let bases = if options.shim { &SHIM_BASES } else { &BASES };
+    let goals: Vec<_> = bases.iter().map(|&(over, under, goal)| (over.name(), under.name(), goal)).collect();
     measure_all(&mut sites, &measures, options, &goals, findings);
     Ok(())
 }
@@ -172,8 +191,9 @@ fn measure_all(
 ) {
     // By measure, then by site.
     let mut rounds = vec![vec![Vec::new(); sites.len()]; measures.len()];
+    let mut costs = rounds.clone();
     for round in 0..options.rounds as usize {
-        for (measure, rounds) in measures.iter().zip(&mut rounds) {
+        for ((measure, rounds), costs) in measures.iter().zip(&mut rounds).zip(&mut costs) {
             eprintln!("round {} of {}: {}", round + 1, options.rounds, measure.name());
             for i in 0..sites.len() {
                 // Forth and back, so that nobody always comes after the same one.
@@ -184,12 +204,17 @@ fn measure_all(
                 if findings.missing.contains_key(&what) {
                     continue;
                 }
+                let mut busy = Busy::now();
                 let value = measure.of(site, options.time).or_else(|error| {
                     eprintln!("{what}, once more: {error:#}");
+                    busy = Busy::now();
                     measure.of(site, options.time)
                 });
                 match value {
-                    Ok(value) => rounds[at].push(value),
+                    Ok(value) => {
+                        rounds[at].push(value);
+                        costs[at].push(busy.cpus() / value * 1e3);
+                    }
                     Err(error) => {
                         findings.missing.insert(what, format!("{error:#}"));
                         rounds[at].clear();
@@ -199,18 +224,35 @@ fn measure_all(
         }
     }
     let at = |name: &str| sites.iter().position(|(site, _)| site == name);
-    for (&measure, rounds) in measures.iter().zip(rounds) {
+    for ((&measure, rounds), costs) in measures.iter().zip(rounds).zip(costs) {
         for (over, under, goal) in goals {
             if let (Some(over_at), Some(under_at)) = (at(over), at(under)) {
                 let pairs: Vec<_> =
                     rounds[over_at].iter().copied().zip(rounds[under_at].iter().copied()).collect();
-                if !pairs.is_empty() {
-                    findings.comparisons.push(Comparison::new(measure, over, under, &pairs, *goal));
+                if pairs.is_empty() {
+                    continue;
+                }
+                let goal = match goal {
+                    Some(_) if options.shim && measure.is_time() => {
+                        (*over == Place::ShimBusy.name()).then_some(SHIM_ROUND_TRIP)
+                    }
+                    goal => *goal,
+                };
+                findings.comparisons.push(Comparison::new(measure, over, under, &pairs, goal));
+                if options.shim && !measure.is_time() {
+                    let pairs: Vec<_> =
+                        costs[over_at].iter().copied().zip(costs[under_at].iter().copied()).collect();
+                    findings.comparisons.push(Comparison::cost(measure, over, under, &pairs));
                 }
             }
         }
         let measured = sites.iter().zip(rounds).filter(|(_, rounds)| !rounds.is_empty());
         let figures = measured.map(|((name, _), rounds)| Figure::new(measure, name.clone(), rounds));
         findings.figures.extend(figures);
+        if options.shim && !measure.is_time() {
+            let measured = sites.iter().zip(costs).filter(|(_, costs)| !costs.is_empty());
+            let figures = measured.map(|((name, _), costs)| Figure::cost(measure, name.clone(), costs));
+            findings.figures.extend(figures);
+        }
     }
 }

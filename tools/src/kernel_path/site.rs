@@ -6,6 +6,8 @@
 //!  host-no-xdp     peer0 -> dev0 -> stack ----------------------------->  sockets of the host
 //!  host-by-afnet   peer0 -> dev0, afnet's XDP program -> stack -------->  sockets of the host, a compartment beside them
 //!  compartment     peer0 -> dev0, afnet's XDP program -> stack -------->  sockets of a compartment (`afnet exec`)
+//!  shim            the same under the socket shim: UDP by rings
+//!  shim-busy       the same, sockets look at their rings for 50 us before they sleep
 //!  netns+bridge    peer0 -> dev0, XDP_PASS -> br0 -> veth -> stack ---->  sockets of a namespace
 //!  netns+routing   peer0 -> dev0, XDP_PASS -> stack -> veth -> stack -->  sockets of a namespace
 //! ```
@@ -25,17 +27,17 @@ use std::{
 };
 
 use afnet_tests::{
-    afnetd::{Afnetd, binary},
+    afnetd::Afnetd,
     bed::{Bed, DEVICE, HOST_V4, PEER},
     netns::Netns,
     process::Process,
-    wait, xdp_pass,
+    shim, wait, xdp_pass,
 };
 use anyhow::{Context as _, Result, ensure};
 
 use super::{
     crowd,
-    measure::{HTTP, IPERF, SOCKPERF_TCP, SOCKPERF_UDP},
+    measure::{DNS, HTTP, IPERF, MEMCACHED, SOCKPERF_TCP, SOCKPERF_UDP},
 };
 use crate::sink::{LOAD_CPU, SINK_CPU, Sink};
 
@@ -58,6 +60,10 @@ pub enum Place {
     HostByAfnet,
     /// A compartment.
     Compartment,
+    /// A compartment, under the socket shim.
+    Shim,
+    /// The same, looking at the rings before sleeping.
+    ShimBusy,
     /// A namespace behind a bridge.
     Bridge,
     /// A namespace behind routing.
@@ -69,6 +75,15 @@ impl Place {
     pub const ALL: [Self; 6] =
         [Self::Host, Self::Compartment, Self::Bridge, Self::Routing, Self::HostByAfnet, Self::HostNoXdp];
 
+    /// Those that are compared with the shim, in the order of the report.
+    pub const WITH_SHIM: [Self; 5] =
+        [Self::Host, Self::Compartment, Self::Shim, Self::ShimBusy, Self::Bridge];
+
+    /// Whether servers are in a compartment.
+    fn is_confined(self) -> bool {
+        matches!(self, Self::Compartment | Self::Shim | Self::ShimBusy)
+    }
+
     /// Name for tables.
     pub fn name(self) -> &'static str {
         match self {
@@ -76,6 +91,8 @@ impl Place {
             Self::HostNoXdp => "host-no-xdp",
             Self::HostByAfnet => "host-by-afnet",
             Self::Compartment => "compartment",
+            Self::Shim => "shim",
+            Self::ShimBusy => "shim-busy",
             Self::Bridge => "netns+bridge",
             Self::Routing => "netns+routing",
         }
@@ -100,13 +117,13 @@ pub struct Site<'a> {
 }
 
 impl<'a> Site<'a> {
-    /// Sets a place up and starts the servers there.
+    /// Sets a place up and starts the servers there: those of the kernel path's measures, or of `udp` ones.
     ///
     /// # Errors
     /// If one does not start.
-    pub fn set_up(place: Place, bed: &'a Bed) -> Result<Self> {
+    pub fn set_up(place: Place, bed: &'a Bed, udp: bool) -> Result<Self> {
         batching(bed);
-        let daemon = matches!(place, Place::Compartment | Place::HostByAfnet).then(|| {
+        let daemon = (place.is_confined() || place == Place::HostByAfnet).then(|| {
             let daemon = Afnetd::start(bed);
             daemon.add_compartment(NAME, &[&format!("{OWN}/24")]);
             daemon
@@ -118,12 +135,14 @@ impl<'a> Site<'a> {
         let (container, server) = match place {
             Place::Bridge => (Some(bridged(bed)), OWN),
             Place::Routing => (Some(routed(bed)), ROUTED),
-            Place::Compartment => (None, OWN),
+            _ if place.is_confined() => (None, OWN),
             _ => (None, HOST_V4.parse()?),
         };
         let mut site = Self::new(place, server, bed);
         (site.container, site.daemon) = (container, daemon);
-        site.serve().and_then(|()| site.start()).with_context(|| format!("servers of {}", place.name()))?;
+        site.serve()
+            .and_then(|()| site.start(udp))
+            .with_context(|| format!("servers of {}", place.name()))?;
         Ok(site)
     }
 
@@ -156,12 +175,22 @@ impl<'a> Site<'a> {
     }
 
     /// Starts the third-party servers.
-    fn start(&mut self) -> Result<()> {
+    fn start(&mut self, udp: bool) -> Result<()> {
         let files = Files::new(self.place)?;
-        let mut programs: Vec<(&str, Vec<String>, Option<u16>)> = vec![
-            ("nginx", vec!["-c".into(), files.nginx()?.display().to_string()], Some(HTTP)),
-            ("iperf3", ["-s", "-p", &IPERF.to_string()].map(String::from).to_vec(), Some(IPERF)),
-        ];
+        // iperf3's socket for both families would connect to its client as an IPv6 one.
+        let iperf = ["-s", "-p", &IPERF.to_string(), "-B", &self.server.to_string()].map(String::from);
+        let mut programs: Vec<(&str, Vec<String>, Option<u16>)> =
+            vec![("iperf3", iperf.to_vec(), Some(IPERF))];
+        if udp {
+            let memcached = ["-u", "root", "-l", "0.0.0.0", "-t", "1"].map(String::from);
+            let port = ["-p", &MEMCACHED.to_string(), "-U", &MEMCACHED.to_string()].map(String::from);
+            programs.push(("memcached", [memcached.as_slice(), &port].concat(), Some(MEMCACHED)));
+            let unbound = vec!["-d".into(), "-c".into(), files.unbound(self.server)?.display().to_string()];
+            programs.push(("unbound", unbound, Some(DNS)));
+        } else {
+            let nginx = vec!["-c".into(), files.nginx()?.display().to_string()];
+            programs.push(("nginx", nginx, Some(HTTP)));
+        }
         self.files = Some(files);
         for (port, tcp) in [(SOCKPERF_UDP, false), (SOCKPERF_TCP, true)] {
             let mut arguments = vec!["server".to_owned(), "-p".to_owned(), port.to_string()];
@@ -187,14 +216,14 @@ impl<'a> Site<'a> {
     fn command(&self, program: impl AsRef<Path>) -> Command {
         let home = self.container.as_ref().unwrap_or(&self.bed.host);
         let mut command = match &self.daemon {
-            Some(daemon) if self.place == Place::Compartment => {
-                let mut command = home.command(binary("afnet"));
-                command.args(["--instance", daemon.instance(), "exec", NAME, "--", "taskset"]);
-                command
+            Some(daemon) if self.place == Place::Shim => shim::command(daemon, NAME, &[]),
+            Some(daemon) if self.place == Place::ShimBusy => {
+                shim::command(daemon, NAME, &[("AFNET_SPIN_US", "50")])
             }
-            _ => home.command("taskset"),
+            Some(daemon) if self.place == Place::Compartment => shim::plain_command(daemon, NAME),
+            _ => home.command("env"),
         };
-        command.args(["-c", &SINK_CPU.to_string()]).arg(program.as_ref());
+        command.args(["taskset", "-c", &SINK_CPU.to_string()]).arg(program.as_ref());
         command
     }
 
@@ -203,6 +232,11 @@ impl<'a> Site<'a> {
         let mut command = self.bed.peer.command("taskset");
         command.args(["-c", &LOAD_CPU.to_string(), program]);
         command
+    }
+
+    /// One of the servers' files.
+    pub fn file(&self, name: &str) -> Option<PathBuf> {
+        self.files.as_ref().map(|files| files.0.join(name))
     }
 
     /// Runs `body` as the client, with the counter of datagrams.
@@ -265,6 +299,21 @@ impl Files {
         let directory = env::temp_dir().join(format!("afnet-bench-{}-{}", std::process::id(), place.name()));
         fs::create_dir_all(&directory).with_context(|| format!("make {}", directory.display()))?;
         Ok(Self(directory))
+    }
+
+    /// unbound's configuration, a zone of its own in one thread; and queries for it.
+    fn unbound(&self, server: Ipv4Addr) -> Result<PathBuf> {
+        let text = format!(
+            "server:\n username: \"\"\n chroot: \"\"\n directory: \"{}\"\n pidfile: \"\"\n use-syslog: no\n \
+             do-daemonize: no\n num-threads: 1\n interface: {server}\n access-control: 0.0.0.0/0 allow\n \
+             module-config: \"iterator\"\n local-zone: \"test.\" static\n local-data: \"a.test. A 192.0.2.1\"\n\
+             remote-control:\n control-enable: no\n",
+            self.0.display()
+        );
+        let file = self.0.join("unbound.conf");
+        fs::write(&file, text).with_context(|| format!("write {}", file.display()))?;
+        fs::write(self.0.join("queries"), "a.test A\n").context("write queries")?;
+        Ok(file)
     }
 
     /// nginx's configuration: one process that answers everything with two bytes.
