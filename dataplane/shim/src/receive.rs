@@ -233,7 +233,7 @@ unsafe fn from_rings(shared: &Shared, rx: &mut Rx<'_>, message: &mut msghdr, fla
             }
             _ => {
                 item.consume();
-                rx.rung = true;
+                rx.took();
                 continue;
             }
         }
@@ -244,7 +244,7 @@ unsafe fn from_rings(shared: &Shared, rx: &mut Rx<'_>, message: &mut msghdr, fla
         let mut segment = 0;
         if !peek {
             item.consume();
-            rx.rung = true;
+            rx.took();
             rx.since_kernel += 1;
             let mut count = 1;
             if wanted & wants::GRO != 0 && full != 0 {
@@ -284,7 +284,7 @@ pub(crate) fn take_errors(shared: &Shared, rx: &mut Rx<'_>) {
             let whole = item.payload.len() == info.len();
             item.payload.copy_to(&mut info);
             item.consume();
-            rx.rung = true;
+            rx.took();
             if !whole {
                 continue;
             }

@@ -107,6 +107,8 @@ pub(crate) struct Receiving {
     pub(crate) rung: bool,
     /// It was written by ourselves.
     pub(crate) signalled: bool,
+    /// A worker has rung, or is about to: a record has come since the rings were armed.
+    pub(crate) owed: bool,
     /// End of the rings when the program left something in them.
     pub(crate) left_at: u64,
     /// Receives since the kernel's queue was looked at.
@@ -132,6 +134,13 @@ impl Receiving {
         let first: *mut Consumer = self.consumers.as_mut_ptr().cast();
         // SAFETY: the first `workers` are initialised (`install`).
         unsafe { core::slice::from_raw_parts_mut(first, self.workers) }
+    }
+
+    /// A record has been consumed.
+    #[inline]
+    pub(crate) fn took(&mut self) {
+        self.rung = true;
+        self.owed |= self.armed;
     }
 
     /// Whether no ring holds anything.
@@ -323,6 +332,7 @@ impl Shared {
         rx.armed = false;
         rx.rung = true;
         rx.signalled = false;
+        rx.owed = false;
         rx.filtering = false;
         rx.kernel_first = true;
     }

@@ -30,7 +30,10 @@ pub(crate) fn arm(shared: &Shared, rx: &mut Rx<'_>) -> bool {
         return false;
     }
     if rx.rung {
-        drain(shared);
+        if !drain(shared) && rx.owed && !shared.options.nonblocking.load(Ordering::Relaxed) {
+            await_ring(shared);
+        }
+        rx.owed = false;
         rx.rung = false;
         rx.signalled = false;
     }
@@ -90,12 +93,22 @@ pub(crate) fn signal(shared: &Shared) {
     }
 }
 
-/// Empties the eventfd.
-pub(crate) fn drain(shared: &Shared) {
+/// Empties the eventfd. `false`: nobody has rung.
+pub(crate) fn drain(shared: &Shared) -> bool {
     let wake = shared.wake.load(Ordering::Relaxed);
-    if wake >= 0 {
-        // SAFETY: ours, and open. EAGAIN: nobody has rung.
-        let _ = rustix::io::read(unsafe { BorrowedFd::borrow_raw(wake) }, &mut [0; 8]);
+    // SAFETY: ours, and open.
+    wake >= 0 && rustix::io::read(unsafe { BorrowedFd::borrow_raw(wake) }, &mut [0; 8]).is_ok()
+}
+
+/// Waits for a worker that has published and not yet rung: if it rang later, it would say that there is something when
+/// there is not, and a program that then calls recv() on a socket that blocks would stand still. Microseconds; two
+/// milliseconds if the worker has lost its CPU, or its life.
+#[cold]
+fn await_ring(shared: &Shared) {
+    let mut wake = libc::pollfd { fd: shared.wake.load(Ordering::Relaxed), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one entry.
+    if unsafe { real::poll(&raw mut wake, 1, 2) } > 0 {
+        drain(shared);
     }
 }
 
