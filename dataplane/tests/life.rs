@@ -206,7 +206,8 @@ fn claims_are_checked() {
 
 #[test]
 fn what_was_sent_goes_out_before_the_claim_or_the_endpoint_goes() {
-    const COUNT: u32 = 400;
+    // Fewer than the peer's end of a veth pair takes while nobody runs its NAPI poll (256).
+    const COUNT: u32 = 200;
     let mut rig = Rig::new("last");
     rig.udp_tenant(1, &[V4], 4999);
     let socket = rig.bed.peer_socket(peer(false));

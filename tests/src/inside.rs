@@ -8,6 +8,7 @@ use std::{
     os::unix::net::UnixStream,
 };
 
+use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, recvmsg, sendmsg,
@@ -80,6 +81,10 @@ impl Inside {
             let mut chunk = [0; 4096];
             let mut iov = [IoSliceMut::new(&mut chunk)];
             let message = recvmsg(self.stream.as_fd(), &mut iov, &mut control, RecvFlags::CMSG_CLOEXEC);
+            // With a timeout it is not started again after the process was stopped for a moment.
+            if matches!(message, Err(Errno::INTR)) {
+                continue;
+            }
             let bytes = message.unwrap_or_else(|e| panic!("{code}: {e}: {}", self.process.output())).bytes;
             for item in control.drain() {
                 if let RecvAncillaryMessage::ScmRights(rights) = item {

@@ -111,7 +111,11 @@ fn call(
         let mut space = [MaybeUninit::uninit(); SPACE];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut iov = [IoSliceMut::new(&mut chunk)];
-        let message = recvmsg(stream, &mut iov, &mut control, RecvFlags::CMSG_CLOEXEC).ok()?;
+        let message = match recvmsg(stream, &mut iov, &mut control, RecvFlags::CMSG_CLOEXEC) {
+            // With a timeout it is not started again after the process was stopped for a moment.
+            Err(rustix::io::Errno::INTR) => continue,
+            other => other.ok()?,
+        };
         for item in control.drain() {
             if let RecvAncillaryMessage::ScmRights(rights) = item {
                 received.extend(rights);
