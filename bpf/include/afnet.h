@@ -96,6 +96,17 @@ struct afnet_event {
 	__u16 reserved; /* zero */
 };
 
+/* Longest IGMP or MLD packet that the daemon is told of. */
+#define AFNET_PACKET_MAX 1500
+
+/* Record of the ring buffer `memberships`: a query, or a report of an old version. */
+struct afnet_packet {
+	__u32 vlan;
+	__u16 length;
+	__u16 reserved;		      /* zero */
+	__u8 bytes[AFNET_PACKET_MAX]; /* from the IP header on */
+};
+
 /* Values of the counter maps. */
 struct afnet_compartment_counters {
 	__u64 count[AFNET_COMPARTMENT_COUNT];
@@ -113,5 +124,6 @@ _Static_assert(sizeof(struct afnet_address) == 8, "fixed layout");
 _Static_assert(sizeof(struct afnet_compartment) == 32, "fixed layout");
 _Static_assert(sizeof(struct afnet_claim) == 8, "no padding in a hash key");
 _Static_assert(sizeof(struct afnet_event) == 44, "fixed layout");
+_Static_assert(sizeof(struct afnet_packet) == 8 + AFNET_PACKET_MAX, "fixed layout");
 
 #endif

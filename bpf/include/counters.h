@@ -65,7 +65,8 @@
 	X(PASS_ND_FRAGMENT, "passed: fragmented neighbour discovery (RFC 6980)") \
 	X(PASS_ND_OWN, "passed: NS or NA sent from our own MAC address") \
 	X(PASS_ND_OTHER, "passed: neighbour discovery that asks for no address of ours, router discovery, redirects") \
-	X(PASS_NO_ROOM, "passed: the driver could not resize the frame for an answer")
+	X(PASS_NO_ROOM, "passed: the driver could not resize the frame for an answer") \
+	X(MEMBERSHIP_LOST, "IGMP or MLD packets that afnetd did not get: too fast, or longer than 1500 bytes")
 
 /* What the kernel path refused, by compartment (prog/confine.bpf.c). */
 #define AFNET_REFUSAL_COUNTERS(X) \

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Conflict events to the daemon, by ring buffer. A full ring loses the event and counts it.
+ * Events to the daemon, by ring buffers: conflicts, and packets of IGMP and MLD. A full ring loses
+ * the event and counts it.
  */
 #ifndef AFNET_EVENTS_H
 #define AFNET_EVENTS_H
@@ -46,6 +47,57 @@ static __always_inline int conflict4(__u32 kind, __u32 slot, __u32 vlan, const _
 	__be32 mapped[4] = {0, 0, bpf_htonl(0xffff), addr};
 
 	return conflict(kind, slot, vlan, mac, mapped, 0);
+}
+
+/* The bytes of the packet at `l3`. Not static, likewise. */
+__noinline int fill_packet(struct xdp_md *xdp, struct afnet_packet *packet, __u32 l3, __u32 length)
+{
+	__u64 size = to_bound(length);
+
+	if (!packet || size < 1 || size > AFNET_PACKET_MAX)
+		return -1;
+	packet->length = size;
+	return bpf_xdp_load_bytes(xdp, l3, packet->bytes, size);
+}
+
+/* Tells the daemon of the packet of `length` bytes at `l3`, which is passed on in any case. */
+static __always_inline void tell_membership(struct xdp_md *xdp, __u32 l3, __u32 vlan, __u32 length)
+{
+	struct afnet_packet *packet = bpf_ringbuf_reserve(&memberships, sizeof(*packet), 0);
+
+	if (!packet) {
+		count(AFNET_MEMBERSHIP_LOST);
+		return;
+	}
+	packet->vlan = vlan;
+	packet->reserved = 0;
+	if (fill_packet(xdp, packet, l3, length)) {
+		bpf_ringbuf_discard(packet, 0);
+		count(AFNET_MEMBERSHIP_LOST);
+		return;
+	}
+	bpf_ringbuf_submit(packet, 0);
+}
+
+/* Whether a host has to know what other hosts and routers say there. */
+static __always_inline bool igmp_concerns(__u8 type)
+{
+	return type == 0x11 || type == 0x12 || type == 0x16;
+}
+
+static __always_inline bool mld_concerns(__u8 type)
+{
+	return type == 130 || type == 131;
+}
+
+/* Not inlined: out of the way of the packets that are many. */
+static __noinline int igmp(struct xdp_md *xdp, __u32 l3, __u32 vlan, __u32 header, __u32 length)
+{
+	__u8 type;
+
+	if (!bpf_xdp_load_bytes(xdp, l3 + header, &type, 1) && igmp_concerns(type))
+		tell_membership(xdp, l3, vlan, length);
+	return pass(AFNET_PASS_IGMP);
 }
 
 #endif

@@ -16,6 +16,7 @@
 #ifndef AFNET_IPV4_H
 #define AFNET_IPV4_H
 
+#include "events.h"
 #include "deliver.h"
 #include "icmp.h"
 
@@ -37,7 +38,7 @@ static __always_inline int ipv4(struct xdp_md *xdp, void *data, void *end, const
 	if (total < (first & 15) * 4 || !frame_has(xdp, f->l3 + total))
 		return pass(AFNET_PASS_IPV4_LENGTH);
 	if (ip->protocol == IPPROTO_IGMP)
-		return pass(AFNET_PASS_IGMP);
+		return igmp(xdp, f->l3, f->vlan, (first & 15) * 4, total);
 	if (ipv4_is_group(ip->daddr))
 		return pass(AFNET_PASS_MULTICAST);
 	if (group)

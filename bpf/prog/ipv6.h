@@ -80,8 +80,11 @@ __noinline int ipv6_other(struct xdp_md *xdp, __u32 offset_l3, __u32 vlan, bool 
 		type = data + offset;
 		if ((void *)type + 8 > end)
 			return pass_short(xdp);
-		if (icmp6_is_mld(*type))
+		if (icmp6_is_mld(*type)) {
+			if (mld_concerns(*type))
+				tell_membership(xdp, l3, vlan, packet_end - l3);
 			return pass(AFNET_PASS_MLD);
+		}
 		if (icmp6_is_nd(*type) && chain.seen & SEEN_FRAGMENT)
 			return pass(AFNET_PASS_ND_FRAGMENT);
 		if (*type == ND_NS || *type == ND_NA) {

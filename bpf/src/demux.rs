@@ -17,7 +17,7 @@ use libbpf_rs::{
 };
 
 use crate::{
-    AttachMode, Dirty, Error, Events, Sockets,
+    AttachMode, Dirty, Error, Events, Memberships, Sockets,
     counters::Counter,
     dirty::Mapping,
     link::{PinnedLink, attach_xdp},
@@ -94,6 +94,7 @@ pub struct Demux {
     local: Option<LocalHook>,
     globals: Mapping,
     events: Events,
+    memberships: Memberships,
     pub(crate) maps: Maps,
     pub(crate) slots: RefCell<Slots>,
 }
@@ -153,6 +154,8 @@ impl Demux {
 
         let maps = &skel.maps;
         let events = MapHandle::try_from(&*maps.events).map_err(Error::bpf("duplicate a file descriptor"))?;
+        let memberships =
+            MapHandle::try_from(&*maps.memberships).map_err(Error::bpf("duplicate a file descriptor"))?;
         let demux = Self {
             config: config.clone(),
             program: clone_fd(skel.progs.afnet_demux.as_fd())?,
@@ -161,6 +164,7 @@ impl Demux {
             local: None,
             globals: Mapping::new(maps.bss.as_fd(), size_of::<types::bss>())?,
             events: Events::new(events)?,
+            memberships: Memberships::new(memberships)?,
             maps: Maps {
                 addresses4: Map::new("IPv4 address", &maps.addresses4)?,
                 addresses6: Map::new("IPv6 address", &maps.addresses6)?,
@@ -243,6 +247,11 @@ impl Demux {
     /// The events of this device.
     pub fn events(&mut self) -> &mut Events {
         &mut self.events
+    }
+
+    /// Packets of IGMP and MLD that came to this device.
+    pub fn memberships(&mut self) -> &mut Memberships {
+        &mut self.memberships
     }
 
     /// All counters of the device, summed over CPUs and compartments, those of removed compartments included.

@@ -1,4 +1,4 @@
-//! [`Events`]: what the XDP program reports, by ring buffer.
+//! [`Events`], [`Memberships`]: what the XDP program reports, by ring buffers.
 
 use std::{
     net::{IpAddr, Ipv6Addr},
@@ -72,22 +72,56 @@ impl Event {
     }
 }
 
-/// The reading end of a device's event ring.
+/// A query of IGMP or MLD, or a report of their old versions, as it came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Membership {
+    /// Realm on the device.
+    pub vlan: Vlan,
+    /// From the IP header on.
+    pub packet: Vec<u8>,
+}
+
+impl Membership {
+    fn parse(record: &[u8]) -> Option<Self> {
+        let p = types::afnet_packet::from_bytes(record)?;
+        let packet = p.bytes.get(..usize::from(p.length))?.to_vec();
+        Some(Self { vlan: Vlan::from_raw(p.vlan).ok()?, packet })
+    }
+}
+
+/// The reading end of an event ring of a device.
 #[derive(Debug)]
-pub struct Events {
+pub struct Ring<T> {
     map: MapHandle,
     ring: RingBuffer<'static>,
-    parsed: mpsc::Receiver<Event>,
+    parsed: mpsc::Receiver<T>,
 }
+
+/// Conflicts.
+pub type Events = Ring<Event>;
+/// Packets of IGMP and MLD.
+pub type Memberships = Ring<Membership>;
 
 impl Events {
     pub(crate) fn new(map: MapHandle) -> Result<Self, Error> {
+        Self::open(map, Event::parse)
+    }
+}
+
+impl Memberships {
+    pub(crate) fn new(map: MapHandle) -> Result<Self, Error> {
+        Self::open(map, Membership::parse)
+    }
+}
+
+impl<T: 'static> Ring<T> {
+    fn open(map: MapHandle, parse: fn(&[u8]) -> Option<T>) -> Result<Self, Error> {
         let (sender, parsed) = mpsc::channel();
         let mut builder = RingBufferBuilder::new();
         builder
             .add(&map, move |record| {
                 // The receiver lives as long as the ring.
-                Event::parse(record).map_or(0, |event| sender.send(event).map_or(-1, |()| 0))
+                parse(record).map_or(0, |event| sender.send(event).map_or(-1, |()| 0))
             })
             .map_err(Error::bpf("open the event ring"))?;
         let ring = builder.build().map_err(Error::bpf("open the event ring"))?;
@@ -96,7 +130,7 @@ impl Events {
 
     /// Hands the events that have arrived to `each`, at most [`BURST`]. Never waits. `true`: there may be more, of which
     /// no readiness event tells; under a flood there always are.
-    pub fn drain(&mut self, mut each: impl FnMut(Event)) -> Result<bool, Error> {
+    pub fn drain(&mut self, mut each: impl FnMut(T)) -> Result<bool, Error> {
         let count = self.ring.consume_raw_n(BURST);
         let count = usize::try_from(count).map_err(|_| Error::answer("read the event ring", count))?;
         self.parsed.try_iter().for_each(&mut each);
@@ -104,7 +138,7 @@ impl Events {
     }
 }
 
-impl AsFd for Events {
+impl<T> AsFd for Ring<T> {
     /// Readable (poll, epoll) when there are events.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.map.as_fd()

@@ -14,7 +14,7 @@
 //! |---|---|
 //! | [`demux`](Demux) | load and attach the programs of one device, all its tables |
 //! | [`sockets`](Sockets), [`dirty`](Dirty) | the worker's handles |
-//! | [`events`](Events) | conflicts |
+//! | [`events`](Events) | conflicts, packets of IGMP and MLD |
 //! | [`local`](Demux::attach_local), [`host`](HostDemux) | what this host sends to its own compartments |
 //! | [`confine`](Confinement) | the kernel path: ordinary sockets keep to their compartment's addresses |
 //! | [`releases`](Releases) | what the kernel path knows of the sockets behind claims, and when they are gone |
@@ -45,7 +45,7 @@ pub use counters::{Counter, Refusal};
 pub use demux::{AddressEntry, CompartmentConfig, Demux, DemuxConfig, Limits};
 pub use dirty::Dirty;
 pub use error::Error;
-pub use events::{ConflictKind, Event, Events};
+pub use events::{ConflictKind, Event, Events, Membership, Memberships, Ring};
 pub use host::{HostCounters, HostDemux};
 pub use link::AttachMode;
 pub use releases::{Registered, Releases};

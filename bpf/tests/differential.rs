@@ -172,6 +172,7 @@ fn verdict(counter: Counter) -> Verdict {
 fn check(bench: &mut Bench, frame: &[u8]) -> Result<(), TestCaseError> {
     let outcome = bench.run(frame);
     bench.events();
+    bench.memberships();
     let wanted = oracle::classify(frame);
     let counted: Vec<_> = outcome.counters.iter().map(|(c, n)| (*c, *n)).collect();
     prop_assert!(

@@ -11,7 +11,7 @@ use std::{
 };
 
 use afnet_abi::vlan::Vlan;
-use afnet_bpf::{AddressEntry, CompartmentConfig, Counter, Demux, DemuxConfig, Event, Limits};
+use afnet_bpf::{AddressEntry, CompartmentConfig, Counter, Demux, DemuxConfig, Event, Limits, Membership};
 use libbpf_rs::libbpf_sys;
 
 /// Our MAC address.
@@ -189,6 +189,13 @@ impl Bench {
         let outcome = self.run(frame);
         let counters = BTreeMap::from([(counter, 1)]);
         assert_eq!(outcome, Outcome { verdict: Verdict::Tx, bytes: answer.to_vec(), counters }, "{what}");
+    }
+
+    /// The packets of IGMP and MLD since the last call.
+    pub fn memberships(&mut self) -> Vec<Membership> {
+        let mut all = Vec::new();
+        while self.demux.memberships().drain(|m| all.push(m)).expect("the ring") {}
+        all
     }
 
     /// The events since the last call.
