@@ -8,7 +8,22 @@ use core::{
 use libc::{iovec, mmsghdr, msghdr, off_t, size_t, sockaddr, socklen_t, ssize_t, timespec};
 
 use super::{before_receive, before_send, by_kernel, followed};
-use crate::{attach, real, receive, send, sys::plausible};
+use crate::{attach, real, receive, send, socket::Use, sys::plausible};
+
+/// Sends on the fast path, if the descriptor is a socket there.
+#[inline]
+fn on<T>(fd: c_int, send: impl FnOnce(&Use) -> Option<T>) -> Option<T> {
+    let (_inside, socket) = followed(fd)?;
+    send(&socket)
+}
+
+/// Receives from the fast path, if the descriptor is a socket there.
+#[inline]
+fn from<T>(fd: c_int, flags: c_int, receive: impl FnOnce(&Use) -> Option<T>) -> Option<T> {
+    let (_inside, socket) = followed(fd)?;
+    before_receive(fd, &socket, flags);
+    receive(&socket)
+}
 
 /// Descriptors that go to another process leave the fast path: it would not know of the rings.
 ///
@@ -59,9 +74,9 @@ pub(super) unsafe extern "C-unwind" fn send(
     flags: c_int,
 ) -> ssize_t {
     before_send(fd, flags);
-    if let Some((_inside, socket)) = followed(fd)
-        // SAFETY: the program's promise.
-        && let Some(result) = unsafe { send::send_to(&socket, fd, data, len, flags, ptr::null(), 0) }
+    // SAFETY: the program's promise.
+    if let Some(result) =
+        on(fd, |socket| unsafe { send::send_to(socket, fd, data, len, flags, ptr::null(), 0) })
     {
         return result;
     }
@@ -81,9 +96,8 @@ pub(super) unsafe extern "C-unwind" fn sendto(
     to_len: socklen_t,
 ) -> ssize_t {
     before_send(fd, flags);
-    if let Some((_inside, socket)) = followed(fd)
-        // SAFETY: the program's promise.
-        && let Some(result) = unsafe { send::send_to(&socket, fd, data, len, flags, to, to_len) }
+    // SAFETY: the program's promise.
+    if let Some(result) = on(fd, |socket| unsafe { send::send_to(socket, fd, data, len, flags, to, to_len) })
     {
         return result;
     }
@@ -97,9 +111,8 @@ pub(super) unsafe extern "C-unwind" fn sendto(
 pub(super) unsafe extern "C-unwind" fn sendmsg(fd: c_int, message: *const msghdr, flags: c_int) -> ssize_t {
     before_send(fd, flags);
     if plausible(message)
-        && let Some((_inside, socket)) = followed(fd)
         // SAFETY: the program's promise.
-        && let Some(result) = unsafe { send::send(&socket, fd, &*message, flags) }
+        && let Some(result) = on(fd, |socket| unsafe { send::send(socket, fd, &*message, flags) })
     {
         return result;
     }
@@ -119,10 +132,8 @@ pub(super) unsafe extern "C-unwind" fn sendmmsg(
     flags: c_int,
 ) -> c_int {
     before_send(fd, flags);
-    if let Some((_inside, socket)) = followed(fd)
-        // SAFETY: the program's promise.
-        && let Some(result) = unsafe { send::send_many(&socket, fd, messages, count, flags) }
-    {
+    // SAFETY: the program's promise.
+    if let Some(result) = on(fd, |socket| unsafe { send::send_many(socket, fd, messages, count, flags) }) {
         return result;
     }
     if plausible(messages) {
@@ -139,9 +150,8 @@ pub(super) unsafe extern "C-unwind" fn sendmmsg(
 
 #[unsafe(no_mangle)]
 pub(super) unsafe extern "C-unwind" fn write(fd: c_int, data: *const c_void, len: size_t) -> ssize_t {
-    if let Some((_inside, socket)) = followed(fd)
-        // SAFETY: the program's promise.
-        && let Some(result) = unsafe { send::send_to(&socket, fd, data, len, 0, ptr::null(), 0) }
+    // SAFETY: the program's promise.
+    if let Some(result) = on(fd, |socket| unsafe { send::send_to(socket, fd, data, len, 0, ptr::null(), 0) })
     {
         return result;
     }
@@ -164,9 +174,8 @@ fn around(parts: *const iovec, count: usize) -> msghdr {
 pub(super) unsafe extern "C-unwind" fn writev(fd: c_int, parts: *const iovec, count: c_int) -> ssize_t {
     if let Ok(parts_count) = usize::try_from(count)
         && parts_count <= 1024
-        && let Some((_inside, socket)) = followed(fd)
         // SAFETY: the program's promise.
-        && let Some(result) = unsafe { send::send(&socket, fd, &around(parts, parts_count), 0) }
+        && let Some(result) = on(fd, |socket| unsafe { send::send(socket, fd, &around(parts, parts_count), 0) })
     {
         return result;
     }
@@ -236,13 +245,11 @@ pub(super) unsafe extern "C-unwind" fn recvfrom(
     from_len: *mut socklen_t,
 ) -> ssize_t {
     let part = iovec { iov_base: data, iov_len: len };
-    if let Some((_inside, socket)) = followed(fd) {
-        before_receive(fd, &socket, flags);
-        // SAFETY: the program's promise.
-        let result = unsafe { receive::receive_from(fd, &socket, part, flags, from.cast(), from_len) };
-        if let Some(result) = result {
-            return result;
-        }
+    // SAFETY: the program's promise.
+    if let Some(result) = from(fd, flags, |socket| unsafe {
+        receive::receive_from(fd, socket, part, flags, from.cast(), from_len)
+    }) {
+        return result;
     }
     // SAFETY: the program's promise.
     let result = unsafe { real::recvfrom(fd, data, len, flags, from, from_len) };
@@ -253,13 +260,10 @@ pub(super) unsafe extern "C-unwind" fn recvfrom(
 #[unsafe(no_mangle)]
 pub(super) unsafe extern "C-unwind" fn recvmsg(fd: c_int, message: *mut msghdr, flags: c_int) -> ssize_t {
     if plausible(message)
-        && let Some((_inside, socket)) = followed(fd)
-    {
-        before_receive(fd, &socket, flags);
         // SAFETY: the program's promise.
-        if let Some(result) = unsafe { receive::receive(fd, &socket, &mut *message, flags) } {
-            return result;
-        }
+        && let Some(result) = from(fd, flags, |s| unsafe { receive::receive(fd, s, &mut *message, flags) })
+    {
+        return result;
     }
     // SAFETY: the program's promise.
     let result = unsafe { real::recvmsg(fd, message, flags) };
@@ -275,13 +279,11 @@ pub(super) unsafe extern "C-unwind" fn recvmmsg(
     flags: c_int,
     timeout: *mut timespec,
 ) -> c_int {
-    if let Some((_inside, socket)) = followed(fd) {
-        before_receive(fd, &socket, flags);
-        // SAFETY: the program's promise.
-        let result = unsafe { receive::receive_many(fd, &socket, messages, count, flags, timeout) };
-        if let Some(result) = result {
-            return result;
-        }
+    // SAFETY: the program's promise.
+    if let Some(result) = from(fd, flags, |socket| unsafe {
+        receive::receive_many(fd, socket, messages, count, flags, timeout)
+    }) {
+        return result;
     }
     // SAFETY: the program's promise.
     let result = unsafe { real::recvmmsg(fd, messages, count, flags, timeout) };
@@ -294,14 +296,12 @@ pub(super) unsafe extern "C-unwind" fn read(fd: c_int, data: *mut c_void, len: s
     let part = iovec { iov_base: data, iov_len: len };
     // The kernel does not even look at the socket for nothing.
     if len != 0
-        && let Some((_inside, socket)) = followed(fd)
+        && let Some(result) = from(fd, 0, |socket| {
+            // SAFETY: the program's promise.
+            unsafe { receive::receive_from(fd, socket, part, 0, ptr::null_mut(), ptr::null_mut()) }
+        })
     {
-        before_receive(fd, &socket, 0);
-        // SAFETY: the program's promise.
-        let result = unsafe { receive::receive_from(fd, &socket, part, 0, ptr::null_mut(), ptr::null_mut()) };
-        if let Some(result) = result {
-            return result;
-        }
+        return result;
     }
     // SAFETY: the program's promise.
     let result = unsafe { real::read(fd, data, len) };
@@ -313,14 +313,11 @@ pub(super) unsafe extern "C-unwind" fn read(fd: c_int, data: *mut c_void, len: s
 pub(super) unsafe extern "C-unwind" fn readv(fd: c_int, parts: *const iovec, count: c_int) -> ssize_t {
     if let Ok(parts_count) = usize::try_from(count)
         && (1..=1024).contains(&parts_count)
-        && let Some((_inside, socket)) = followed(fd)
-    {
-        before_receive(fd, &socket, 0);
         // SAFETY: the program's promise.
-        let result = unsafe { receive::receive(fd, &socket, &mut around(parts, parts_count), 0) };
-        if let Some(result) = result {
-            return result;
-        }
+        && let Some(result) =
+            from(fd, 0, |s| unsafe { receive::receive(fd, s, &mut around(parts, parts_count), 0) })
+    {
+        return result;
     }
     // SAFETY: the program's promise.
     let result = unsafe { real::readv(fd, parts, count) };
