@@ -228,6 +228,7 @@ fn request(args: &Args, command: &Command) -> Result<Request, CliError> {
         Command::Show { name: None } => Request::List {},
         Command::Stats { name } => Request::Stats { name: name.clone() },
         Command::Endpoints { name } => Request::Endpoints { name: name.clone() },
+        Command::Maddr => Request::Maddr {},
         Command::Status => Request::Status {},
         Command::Monitor => Request::Monitor {},
         Command::Addr { command } => match command.as_ref().unwrap_or(&AddrCommand::List(Words::default())) {

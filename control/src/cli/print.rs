@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use afnet_abi::control::{
     Address, AddressState, Answer, Compartment, Counters, Defend, Endpoint, EndpointKind, EndpointState,
-    Event, Policy, Status,
+    Event, Policy, Realm, Status,
 };
 use afnet_abi::policy::SOCKETS;
 use afnet_abi::vlan::Vlan;
@@ -17,6 +17,8 @@ pub fn answer(answer: &Answer, as_json: bool, out: &mut impl Write) -> io::Resul
         Answer::Stats(stats) if as_json => json(stats, out),
         Answer::Endpoints(all) if as_json => json(all, out),
         Answer::Status(status) if as_json => json(status, out),
+        Answer::Groups(all) if as_json => json(all, out),
+        Answer::Groups(all) => all.iter().try_for_each(|realm| groups(realm, out)),
         Answer::Compartments(all) => compartments(all, out),
         Answer::Addresses(all) => addresses(all, "", out),
         Answer::Stats(stats) => {
@@ -158,6 +160,24 @@ fn endpoints(all: &[Endpoint], out: &mut impl Write) -> io::Result<()> {
         if !e.note.is_empty() {
             write!(out, " note {}", e.note)?;
         }
+        writeln!(out)?;
+    }
+    Ok(())
+}
+
+fn groups(realm: &Realm, out: &mut impl Write) -> io::Result<()> {
+    write!(out, "dev {} vlan {} {} version {}", realm.dev, realm.vlan, realm.protocol, realm.version)?;
+    if let Some(querier) = realm.querier {
+        write!(out, " querier {querier}")?;
+    }
+    if let Some(timer) = realm.timer {
+        write!(out, " timer {}.{:03}s", timer / 1000, timer % 1000)?;
+    }
+    writeln!(out)?;
+    for group in &realm.groups {
+        write!(out, "    {} {}", group.address, if group.exclude { "exclude" } else { "include" })?;
+        group.sources.iter().try_for_each(|source| write!(out, " {source}"))?;
+        group.members.iter().try_for_each(|name| write!(out, " afnetns {name}"))?;
         writeln!(out)?;
     }
     Ok(())

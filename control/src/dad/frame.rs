@@ -86,6 +86,15 @@ fn icmpv6(mac: Mac, source: Ipv6Addr, to: Ipv6Addr, vlan: Vlan, mut message: Vec
     frame
 }
 
+/// The frame for an IPv6 packet to a group, whose header is there.
+pub fn multicast6(from: Mac, vlan: Vlan, packet: &[u8]) -> Vec<u8> {
+    // RFC 2464 7: the last four bytes of the destination.
+    let [a, b, c, d] = packet.get(36..).and_then(<[u8]>::first_chunk).copied().unwrap_or([0; 4]);
+    let mut frame = ethernet(from, [0x33, 0x33, a, b, c, d], vlan, ETHERTYPE_IPV6);
+    frame.extend(packet);
+    frame
+}
+
 fn ethernet(from: Mac, to: Mac, vlan: Vlan, ethertype: u16) -> Vec<u8> {
     let mut frame = Vec::with_capacity(96);
     frame.extend(to);

@@ -253,6 +253,15 @@ impl Machine {
     }
 }
 
+/// Splitmix64, for delays and nonces: whoever is on the link sees the nonces anyway.
+pub fn splitmix(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut z = *state;
+    z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ z >> 31
+}
+
 /// A random time of a range.
 fn within((low, high): (Duration, Duration), random: Random<'_>) -> Duration {
     let span = u64::try_from((high - low).as_nanos()).unwrap_or(u64::MAX).saturating_add(1);

@@ -54,6 +54,7 @@ impl Core {
             self.tell_workers(slot).unwrap_or_else(|e| tracing::error!("{e}"));
             return Err(e);
         }
+        self.join(&owned);
         self.begin(&owned, replace);
         self.flush_routes_soon();
         let address = self.wire_address(&self.name(slot), &owned);
@@ -192,6 +193,7 @@ impl Core {
     /// Undoes [`Self::install`], but for the workers' list; what is not there any more is fine.
     pub(super) fn uninstall(&mut self, slot: Slot, owned: &Owned) {
         self.probes.forget(owned);
+        self.leave(owned);
         self.unconfine_address(slot, owned);
         let Some(live) = self.devices.get(usize::from(owned.realm.device)).and_then(|d| d.live.as_ref())
         else {

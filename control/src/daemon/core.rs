@@ -13,6 +13,7 @@ use super::device::Device;
 use super::endpoint::{Endpoint, scope};
 use super::host::Host;
 use super::mirror::Mirror;
+use super::multicast::Multicast;
 use super::probe::Probes;
 use super::release::Behind;
 use super::resolve::Resolver;
@@ -48,6 +49,7 @@ pub struct Core {
     pub(super) resolver: Resolver,
     /// Addresses of which it is not settled whose they are.
     pub(super) probes: Probes,
+    pub(super) multicast: Multicast,
     /// Cgroups of removed compartments whose processes are being ended.
     pub(super) dying: Vec<super::compartment::Dying>,
     /// Events for monitors, sent by the loop.
@@ -134,6 +136,7 @@ impl Service for Core {
             }
             Request::Stats { name } => self.stats(name.as_deref()).map(Into::into),
             Request::Endpoints { name } => self.endpoint_list(name.as_deref()).map(Into::into),
+            Request::Maddr {} => Ok(self.maddr().into()),
             Request::Status {} => Ok(self.status().into()),
             Request::Monitor {} => {
                 conn.monitor = true;

@@ -21,6 +21,7 @@
 //! | [`enter`] | who may move which process into a compartment |
 //! | [`endpoint`], [`proof`], [`release`] | what tenants attach and claim |
 //! | [`probe`] | whether addresses are free, and stay ours |
+//! | [`multicast`] | groups, where nobody else reports them |
 //! | [`resolve`], [`mirror`] | where packets go: the kernel's routes and neighbours |
 //! | [`sockets`] | connections of addresses that are taken away |
 //! | [`report`] | answers to those who look |
@@ -40,6 +41,7 @@ pub mod endpoint;
 pub mod enter;
 pub mod host;
 pub mod mirror;
+pub mod multicast;
 pub mod probe;
 pub mod proof;
 pub mod release;

@@ -30,7 +30,7 @@ const KERNEL: Token = Token(0);
 const SIGNALS: Token = Token(1);
 const WAKER: Token = Token(2);
 const RELEASES: Token = Token(3);
-/// Event ring of device `i`: 16 + i.
+/// Event rings of device `i`: 16 + i.
 const RINGS: usize = 16;
 /// The server's tokens, above those of the most devices there can be.
 const SERVER: usize = RINGS + (1 << 16);
@@ -175,7 +175,7 @@ impl Core {
             let wait = if server.pending() || !rings.is_empty() {
                 Duration::ZERO
             } else {
-                let times = [Some(tick), self.flush_at, self.probes.next()];
+                let times = [Some(tick), self.flush_at, self.probes.next(), self.multicast.next()];
                 let soonest = times.into_iter().flatten().min().unwrap_or(tick);
                 soonest.saturating_duration_since(Instant::now())
             };
@@ -205,6 +205,7 @@ impl Core {
             server.serve(self);
             let now = Instant::now();
             self.probe(now);
+            self.multicast(now);
             if now >= tick {
                 server.sweep(now, self);
                 self.reap(now);
@@ -255,22 +256,32 @@ impl Core {
 
     fn watch_ring(&mut self, poll: &Poll, index: usize) -> Result<(), Refused> {
         let Some(live) = self.devices.get_mut(index).and_then(|d| d.live.as_mut()) else { return Ok(()) };
-        let fd = live.demux.events().as_fd().as_raw_fd();
-        let result = poll.registry().register(&mut SourceFd(&fd), Token(RINGS + index), Interest::READABLE);
-        result.refused(|| format!("watching the events of {}", live.link.name))
+        let fds = [live.demux.events().as_fd().as_raw_fd(), live.demux.memberships().as_fd().as_raw_fd()];
+        let mut watch =
+            |fd| poll.registry().register(&mut SourceFd(fd), Token(RINGS + index), Interest::READABLE);
+        fds.iter().try_for_each(&mut watch).refused(|| format!("watching the events of {}", live.link.name))
     }
 
     /// `true`: there may be more.
     fn ring_events(&mut self, index: usize) -> bool {
         let mut found = Vec::new();
         let Some(live) = self.devices.get_mut(index).and_then(|d| d.live.as_mut()) else { return false };
-        let more = live.demux.events().drain(|event| found.push(event)).unwrap_or_else(|e| {
-            tracing::error!("events of {}: {e}", live.link.name);
-            false
-        });
+        let mut packets = Vec::new();
+        let mut more = false;
+        let drained = [
+            live.demux.events().drain(|event| found.push(event)),
+            live.demux.memberships().drain(|packet| packets.push(packet)),
+        ];
+        for result in drained {
+            match result {
+                Ok(rest) => more |= rest,
+                Err(e) => tracing::error!("events of {}: {e}", live.link.name),
+            }
+        }
         let device = u16::try_from(index).unwrap_or(u16::MAX);
         let conflicts = found.into_iter().filter_map(|event| Conflict::new(device, event));
         conflicts.for_each(|conflict| self.conflict(&conflict));
+        packets.iter().for_each(|packet| self.heard(device, packet));
         more
     }
 

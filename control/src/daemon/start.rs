@@ -22,6 +22,7 @@ use super::core::Core;
 use super::device::{self, Device};
 use super::host::Host;
 use super::mirror::Mirror;
+use super::multicast::Multicast;
 use super::probe::Probes;
 use super::release::Behind;
 use super::resolve::Resolver;
@@ -79,6 +80,7 @@ impl Core {
             endpoints: HashMap::new(),
             behind: Behind::default(),
             resolver: Resolver::default(),
+            multicast: Multicast::new(probes.seed()),
             probes,
             dying: Vec::new(),
             events: Vec::new(),

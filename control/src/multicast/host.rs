@@ -98,6 +98,11 @@ impl<F: Family> Host<F> {
         self.groups.iter().filter(|(_, g)| !g.merged.is_none()).map(|(group, g)| (*group, &g.merged))
     }
 
+    /// Who wants something of a group.
+    pub fn members(&self, group: F::Address) -> impl Iterator<Item = u64> {
+        self.groups.get(&group).into_iter().flat_map(|g| g.members.keys().copied())
+    }
+
     /// What a member wants of a group.
     pub fn filter(&self, member: u64, group: F::Address) -> Option<&Filter<F::Address>> {
         self.groups.get(&group)?.members.get(&member)

@@ -295,6 +295,12 @@ impl Registry {
         Some((slot, *owned))
     }
 
+    /// Name of who has exactly this address, in whatever state.
+    pub fn owner_of(&self, realm: Realm, address: IpAddr) -> Option<&str> {
+        let slot = self.realms.get(&realm)?.exact(Prefix { address, len: bits(address) })?;
+        self.get(slot).map(|c| c.name.as_str())
+    }
+
     /// Changes the state of an address and returns its owner and what it is now; `None`: nobody has it, or nothing changes.
     pub fn set_state(&mut self, realm: Realm, address: IpAddr, state: AddressState) -> Option<(Slot, Owned)> {
         let prefix = Prefix { address, len: bits(address) };

@@ -137,6 +137,8 @@ pub enum Request {
         #[serde(default)]
         name: Option<String>,
     },
+    /// Groups of realms in which afnetd speaks IGMP or MLD.
+    Maddr {},
     /// Devices, workers, modes and limits of the daemon.
     Status {},
     /// Turns the connection into a stream of [`Event`]s.
@@ -312,6 +314,8 @@ pub enum Answer {
     Stats(Stats),
     /// To [`Request::Endpoints`].
     Endpoints(Vec<Endpoint>),
+    /// To [`Request::Maddr`].
+    Groups(Vec<Realm>),
     /// To [`Request::Status`].
     Status(Status),
     /// To [`Request::Cgroup`].
@@ -474,6 +478,40 @@ pub struct ClaimSpec {
     /// Whether others may have it too.
     #[serde(default)]
     pub shared: bool,
+}
+
+/// Group membership in a realm.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Realm {
+    /// Device.
+    pub dev: String,
+    /// VLAN.
+    pub vlan: Vlan,
+    /// `igmp` or `mld`.
+    pub protocol: String,
+    /// The version that is spoken: that of the oldest querier there is.
+    pub version: u8,
+    /// Who asked last.
+    #[serde(default)]
+    pub querier: Option<IpAddr>,
+    /// Milliseconds until something is said, or until an older querier counts as gone.
+    #[serde(default)]
+    pub timer: Option<u32>,
+    /// The groups.
+    pub groups: Vec<Group>,
+}
+
+/// A group with the filter of all of its members together.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Group {
+    /// Address.
+    pub address: IpAddr,
+    /// All sources but these; else these alone.
+    pub exclude: bool,
+    /// Sources.
+    pub sources: Vec<IpAddr>,
+    /// Compartments that are in it.
+    pub members: Vec<String>,
 }
 
 /// The daemon at a glance.

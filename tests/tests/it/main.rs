@@ -22,6 +22,7 @@ mod lifecycle;
 mod limit;
 mod local;
 mod loopback;
+mod maddr;
 mod queues;
 mod raw;
 mod recovery;

@@ -18,8 +18,8 @@
 //! * What a daemon has found free, the next run of it uses at once, for the XDP program has defended it meanwhile.
 //!   What was tentative it asks for again; duplicates stay so until they are added again or the link comes up.
 //! * Whoever floods us with conflicts gets one announcement for an address in ten seconds, and one event in a second.
-//! * In tagged realms nobody joins the solicited-node groups yet (RFC 4862 5.4.2): switches that snoop MLD may keep
-//!   other hosts' solicitations from us there.
+//! * The solicited-node group is joined before the first probe (RFC 4862 5.4.2): by the kernel where it has an interface,
+//!   see [`groups`], else by `multicast`.
 
 mod groups;
 mod outcome;
@@ -41,7 +41,7 @@ use self::socket::Sender;
 use self::table::{Entry, Key, Table};
 use super::core::Core;
 use crate::config::DadConfig;
-use crate::dad::{Change, Machine, Send, Timing, frame};
+use crate::dad::{Change, Machine, Send, Timing, frame, splitmix};
 use crate::error::{Context, Refused};
 use crate::netlink::addr::KernelAddress;
 use crate::registry::{Owned, Prefix, Realm, Slot, bits};
@@ -82,6 +82,11 @@ impl Probes {
         })
     }
 
+    /// A number that another run of a daemon does not have.
+    pub fn seed(&self) -> u64 {
+        self.random
+    }
+
     /// The state in which an address begins.
     pub fn first_state(&self, owned: &Owned) -> AddressState {
         let asked = self.enabled && !owned.delegated && !owned.nodad;
@@ -111,20 +116,16 @@ impl Probes {
         }
     }
 
+    /// Sends a frame that is no probe.
+    pub fn send(&self, ifindex: u32, frame: &[u8]) -> io::Result<()> {
+        self.sender.send(ifindex, frame)
+    }
+
     /// Once a second or so.
     pub fn expire(&mut self, now: Instant) {
         self.table.expire(now);
         self.told.retain(|_, (_, logged)| now.duration_since(*logged) < LOG);
     }
-}
-
-/// Splitmix64: a rival on the link sees the nonces anyway.
-fn random(state: &mut u64) -> u64 {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let mut z = *state;
-    z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ z >> 31
 }
 
 fn key(owned: &Owned) -> Key {
@@ -155,7 +156,7 @@ impl Core {
             AddressState::Duplicate => Entry::new(Machine::duplicate(timing, defend)),
             AddressState::Tentative if ready && !by_kernel(owned) => {
                 let state = &mut self.probes.random;
-                Entry::new(Machine::start(timing, defend, now, earliest, &mut || random(state)))
+                Entry::new(Machine::start(timing, defend, now, earliest, &mut || splitmix(state)))
             }
             AddressState::Tentative => {
                 Entry { by_kernel: by_kernel(owned), ..Entry::new(Machine::held(timing, defend)) }
@@ -168,6 +169,7 @@ impl Core {
     pub(super) fn begin_all(&mut self) {
         let all: Vec<Owned> = self.registry.iter().flat_map(|(_, c)| c.addresses.clone()).collect();
         for owned in all {
+            self.join(&owned);
             let live = self.devices.get(usize::from(owned.realm.device)).and_then(|d| d.live.as_ref());
             match (owned.state, live) {
                 (AddressState::Tentative, _) if self.probes.table.get(&key(&owned)).is_none() => {
@@ -190,7 +192,7 @@ impl Core {
             let Some((key, mut entry)) = self.probes.table.take_due(now) else { break };
             let before = entry.machine;
             let state = &mut self.probes.random;
-            let step = entry.machine.timer(now, &mut || random(state));
+            let step = entry.machine.timer(now, &mut || splitmix(state));
             match step.send.map_or(Ok(()), |send| self.transmit(key, send)) {
                 Ok(()) => changes.extend(step.change.map(|change| (key, change))),
                 // What could not be sent has asked nobody.
@@ -267,6 +269,7 @@ impl Core {
 
     /// A device's link is there: whoever is at the other end may be another one than before.
     pub(super) fn link_ready(&mut self, device: u16) {
+        self.join_again(device);
         let mut again = Vec::new();
         let all: Vec<(Slot, Owned)> = self
             .registry

@@ -8,8 +8,8 @@ use afnet_abi::control::{AddressState, Event};
 use afnet_bpf::ConflictKind;
 
 use super::table::{Entry, Key};
-use super::{LATER, key, random};
-use crate::dad::{Change, Machine, Sign, Timing};
+use super::{LATER, key};
+use crate::dad::{Change, Machine, Sign, Timing, splitmix};
 use crate::daemon::core::Core;
 use crate::daemon::report::mac_text;
 use crate::error::Refused;
@@ -157,7 +157,7 @@ impl Core {
         let Some(mut entry) = self.probes.table.remove(&key(owned)) else { return };
         let (timing, defend) = (Timing::of(owned.address), owned.defend.unwrap_or(self.probes.defend));
         let (at, state) = (Instant::now() + LATER, &mut self.probes.random);
-        entry.machine = Machine::start(timing, defend, at, None, &mut || random(state));
+        entry.machine = Machine::start(timing, defend, at, None, &mut || splitmix(state));
         self.probes.table.set(key(owned), entry);
     }
 
