@@ -197,7 +197,7 @@ const struct test environment_cases[] = {
 	{"environment-descriptors-closed", "46", SETUP, environment_descriptors_closed},
 	{"environment-descriptors-closed-later", "46", SETUP, environment_descriptors_closed_later},
 	{"environment-chroot", "46", PLAIN, environment_chroot},
-	{"environment-user", "46", FAST, environment_user},
+	{"environment-user", "46", PLAIN, environment_user},
 	{"environment-not-dumpable", "46", SETUP, environment_not_dumpable},
 	{"environment-few-descriptors", "46", PLAIN, environment_few_descriptors},
 	{"environment-libc-by-hand", "46", SETUP, environment_libc_by_hand},

@@ -547,7 +547,7 @@ const struct test process_cases[] = {
 	{"process-child-socket", "46", FAST, process_child_socket},
 	{"process-prefork", "46", SETUP, process_prefork},
 	{"process-reuseport", "46", PLAIN, process_reuseport},
-	{"process-spawn", "46", FAST, process_spawn},
+	{"process-spawn", "46", SETUP, process_spawn},
 	{"process-exec", "46", SETUP, process_exec},
 	{"process-exec-in-place", "46", SETUP, process_exec_in_place},
 	{"process-rights", "46", FAST, process_rights},

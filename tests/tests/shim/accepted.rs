@@ -53,6 +53,8 @@ const OPEN: &[(&str, Way, &str)] = &[
     ("receive-bad-memory", Way::Fast, "pointers are followed before the kernel is asked"),
     ("receive-over-the-edge", Way::Fast, "a buffer is written that the kernel would have refused"),
     ("ready-bad-memory", Way::Fast, "pointers are followed before the kernel is asked"),
+    ("control-source-of-bound", Way::Fast, "packet information with another address than that of the bind"),
+    ("names-six-only", Way::Fast, "a socket for IPv6 only sends to IPv4 addresses"),
     ("errors-refused-epoll", Way::Fast, "EPOLLIN for EPOLLERR"),
     ("errors-queue", Way::Fast, "the returned datagram has no contents"),
     ("errors-queue-not-connected", Way::Fast, "the returned datagram has no contents"),

@@ -111,11 +111,21 @@ pub struct Outcome {
 pub fn run(world: &World, daemon: Option<&Afnetd<'_>>, way: Way, case: &Case) -> Outcome {
     let mut command = world.command(way, daemon, CALLS);
     command.args([&case.name, &case.family.to_string(), &case.port.to_string()]).arg(world.socket());
+    // Nobody waits for long for what does not count.
+    if accepted::open_reason(case, way).is_some() {
+        command.env("CALLS_PATIENCE", "1000");
+        return finish_within(HANGS / 10, world, &mut command);
+    }
     finish(world, &mut command)
 }
 
-/// Runs a command to its end. What it leaves behind may go on to write: so it writes to files.
+/// Runs a command to its end.
 pub fn finish(world: &World, command: &mut Command) -> Outcome {
+    finish_within(HANGS, world, command)
+}
+
+/// What it leaves behind may go on to write: so it writes to files.
+fn finish_within(time: Duration, world: &World, command: &mut Command) -> Outcome {
     let file = |name: &str| {
         let path = world.files.path().join(name);
         (File::create(&path).expect("make a file"), path)
@@ -123,7 +133,7 @@ pub fn finish(world: &World, command: &mut Command) -> Outcome {
     let ((out, out_path), (err, err_path)) = (file("stdout"), file("stderr"));
     let command = command.stdin(Stdio::null()).stdout(out).stderr(err).process_group(0);
     let mut child = Group(command.spawn().expect("start a case"));
-    let ended = wait::within(HANGS, || child.0.try_wait().expect("wait for a case"));
+    let ended = wait::within(time, || child.0.try_wait().expect("wait for a case"));
     drop(child);
     let read = |path| String::from_utf8_lossy(&fs::read(path).expect("read a file")).into_owned();
     let (mut answers, errors) = (read(out_path), read(err_path));
@@ -181,7 +191,9 @@ pub fn conform(table: &str) {
             if let Some(missing) = case.carried.missing(&counts).filter(|_| way == Way::Fast) {
                 found += &format!("{} {} {way:?}: {missing}: {counts:?}\n", case.name, case.family);
             }
-            if !outcome.errors.is_empty() {
+            // One line says why nothing could be accelerated, where that is right.
+            let allowed = usize::from(case.carried == Carried::Plain);
+            if outcome.errors.lines().count() > allowed {
                 found += &format!("{} {} {way:?}: said {:?}\n", case.name, case.family, outcome.errors);
             }
             match accepted::open_reason(case, way) {
