@@ -7,7 +7,6 @@ use std::{
     os::fd::AsFd,
     sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
     thread,
-    time::Duration,
 };
 
 use afnet_tests::{
