@@ -52,12 +52,15 @@ static __always_inline int conflict4(__u32 kind, __u32 slot, __u32 vlan, const _
 /* The bytes of the packet at `l3`. Not static, likewise. */
 __noinline int fill_packet(struct xdp_md *xdp, struct afnet_packet *packet, __u32 l3, __u32 length)
 {
-	__u64 size = to_bound(length);
+	__u64 rest = to_bound(length - 1);
 
-	if (!packet || size < 1 || size > AFNET_PACKET_MAX)
+	/* Of no bytes it is too large. Kernels before 6.8 learn nothing from a comparison with 0.
+	 */
+	if (!packet || rest > AFNET_PACKET_MAX - 1)
 		return -1;
-	packet->length = size;
-	return bpf_xdp_load_bytes(xdp, l3, packet->bytes, size);
+	barrier_var(rest);
+	packet->length = rest + 1;
+	return bpf_xdp_load_bytes(xdp, l3, packet->bytes, rest + 1);
 }
 
 /* Tells the daemon of the packet of `length` bytes at `l3`, which is passed on in any case. */
