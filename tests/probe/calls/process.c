@@ -181,8 +181,15 @@ static void process_prefork(void)
 		}
 	}
 	close(counts[1]);
-	for (int i = 0; i < 200; i++)
-		peer_text(1, port, "data");
+	/* A few at a time, for which everything on the way has room. */
+	for (int round = 0; round < 10; round++) {
+		char kind = 'd';
+
+		for (int i = 0; i < 20; i++)
+			peer_text(1, port, "data");
+		for (int i = 0; i < 20 && kind == 'd' && read(counts[0], &kind, 1) == 1; i++)
+			total += kind == 'd';
+	}
 	for (int i = 0; i < 4; i++)
 		peer_text(1, port, "end");
 	for (char kind; read(counts[0], &kind, 1) == 1;) {
