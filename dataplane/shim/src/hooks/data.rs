@@ -12,14 +12,14 @@ use crate::{attach, real, receive, send, socket::Use, sys::plausible};
 
 /// Sends on the fast path, if the descriptor is a socket there.
 #[inline]
-fn on<T>(fd: c_int, send: impl FnOnce(&Use) -> Option<T>) -> Option<T> {
+fn sending<T>(fd: c_int, send: impl FnOnce(&Use) -> Option<T>) -> Option<T> {
     let (_inside, socket) = followed(fd)?;
     send(&socket)
 }
 
 /// Receives from the fast path, if the descriptor is a socket there.
 #[inline]
-fn from<T>(fd: c_int, flags: c_int, receive: impl FnOnce(&Use) -> Option<T>) -> Option<T> {
+fn receiving<T>(fd: c_int, flags: c_int, receive: impl FnOnce(&Use) -> Option<T>) -> Option<T> {
     let (_inside, socket) = followed(fd)?;
     before_receive(fd, &socket, flags);
     receive(&socket)
@@ -76,7 +76,7 @@ pub(super) unsafe extern "C-unwind" fn send(
     before_send(fd, flags);
     // SAFETY: the program's promise.
     if let Some(result) =
-        on(fd, |socket| unsafe { send::send_to(socket, fd, data, len, flags, ptr::null(), 0) })
+        sending(fd, |socket| unsafe { send::send_to(socket, fd, data, len, flags, ptr::null(), 0) })
     {
         return result;
     }
@@ -97,7 +97,8 @@ pub(super) unsafe extern "C-unwind" fn sendto(
 ) -> ssize_t {
     before_send(fd, flags);
     // SAFETY: the program's promise.
-    if let Some(result) = on(fd, |socket| unsafe { send::send_to(socket, fd, data, len, flags, to, to_len) })
+    if let Some(result) =
+        sending(fd, |socket| unsafe { send::send_to(socket, fd, data, len, flags, to, to_len) })
     {
         return result;
     }
@@ -112,7 +113,7 @@ pub(super) unsafe extern "C-unwind" fn sendmsg(fd: c_int, message: *const msghdr
     before_send(fd, flags);
     if plausible(message)
         // SAFETY: the program's promise.
-        && let Some(result) = on(fd, |socket| unsafe { send::send(socket, fd, &*message, flags) })
+        && let Some(result) = sending(fd, |socket| unsafe { send::send(socket, fd, &*message, flags) })
     {
         return result;
     }
@@ -133,7 +134,8 @@ pub(super) unsafe extern "C-unwind" fn sendmmsg(
 ) -> c_int {
     before_send(fd, flags);
     // SAFETY: the program's promise.
-    if let Some(result) = on(fd, |socket| unsafe { send::send_many(socket, fd, messages, count, flags) }) {
+    if let Some(result) = sending(fd, |socket| unsafe { send::send_many(socket, fd, messages, count, flags) })
+    {
         return result;
     }
     if plausible(messages) {
@@ -151,7 +153,8 @@ pub(super) unsafe extern "C-unwind" fn sendmmsg(
 #[unsafe(no_mangle)]
 pub(super) unsafe extern "C-unwind" fn write(fd: c_int, data: *const c_void, len: size_t) -> ssize_t {
     // SAFETY: the program's promise.
-    if let Some(result) = on(fd, |socket| unsafe { send::send_to(socket, fd, data, len, 0, ptr::null(), 0) })
+    if let Some(result) =
+        sending(fd, |socket| unsafe { send::send_to(socket, fd, data, len, 0, ptr::null(), 0) })
     {
         return result;
     }
@@ -175,7 +178,7 @@ pub(super) unsafe extern "C-unwind" fn writev(fd: c_int, parts: *const iovec, co
     if let Ok(parts_count) = usize::try_from(count)
         && parts_count <= 1024
         // SAFETY: the program's promise.
-        && let Some(result) = on(fd, |socket| unsafe { send::send(socket, fd, &around(parts, parts_count), 0) })
+        && let Some(result) = sending(fd, |socket| unsafe { send::send(socket, fd, &around(parts, parts_count), 0) })
     {
         return result;
     }
@@ -246,7 +249,7 @@ pub(super) unsafe extern "C-unwind" fn recvfrom(
 ) -> ssize_t {
     let part = iovec { iov_base: data, iov_len: len };
     // SAFETY: the program's promise.
-    if let Some(result) = from(fd, flags, |socket| unsafe {
+    if let Some(result) = receiving(fd, flags, |socket| unsafe {
         receive::receive_from(fd, socket, part, flags, from.cast(), from_len)
     }) {
         return result;
@@ -261,7 +264,7 @@ pub(super) unsafe extern "C-unwind" fn recvfrom(
 pub(super) unsafe extern "C-unwind" fn recvmsg(fd: c_int, message: *mut msghdr, flags: c_int) -> ssize_t {
     if plausible(message)
         // SAFETY: the program's promise.
-        && let Some(result) = from(fd, flags, |s| unsafe { receive::receive(fd, s, &mut *message, flags) })
+        && let Some(result) = receiving(fd, flags, |s| unsafe { receive::receive(fd, s, &mut *message, flags) })
     {
         return result;
     }
@@ -280,7 +283,7 @@ pub(super) unsafe extern "C-unwind" fn recvmmsg(
     timeout: *mut timespec,
 ) -> c_int {
     // SAFETY: the program's promise.
-    if let Some(result) = from(fd, flags, |socket| unsafe {
+    if let Some(result) = receiving(fd, flags, |socket| unsafe {
         receive::receive_many(fd, socket, messages, count, flags, timeout)
     }) {
         return result;
@@ -296,7 +299,7 @@ pub(super) unsafe extern "C-unwind" fn read(fd: c_int, data: *mut c_void, len: s
     let part = iovec { iov_base: data, iov_len: len };
     // The kernel does not even look at the socket for nothing.
     if len != 0
-        && let Some(result) = from(fd, 0, |socket| {
+        && let Some(result) = receiving(fd, 0, |socket| {
             // SAFETY: the program's promise.
             unsafe { receive::receive_from(fd, socket, part, 0, ptr::null_mut(), ptr::null_mut()) }
         })
@@ -315,7 +318,7 @@ pub(super) unsafe extern "C-unwind" fn readv(fd: c_int, parts: *const iovec, cou
         && (1..=1024).contains(&parts_count)
         // SAFETY: the program's promise.
         && let Some(result) =
-            from(fd, 0, |s| unsafe { receive::receive(fd, s, &mut around(parts, parts_count), 0) })
+            receiving(fd, 0, |s| unsafe { receive::receive(fd, s, &mut around(parts, parts_count), 0) })
     {
         return result;
     }
