@@ -85,7 +85,8 @@ impl Core {
             );
         }
         for cookie in cookies {
-            for conn in self.behind.conns.get(&cookie).cloned().unwrap_or_default() {
+            // Whatever else happens: of sockets that are gone nothing is kept.
+            for conn in self.behind.conns.remove(&cookie).unwrap_or_default() {
                 self.socket_gone(conn, cookie);
             }
         }
