@@ -224,6 +224,7 @@ pub(crate) fn load(fd: c_int, shared: &Shared) {
     want(matches!(discover, libc::IP_PMTUDISC_DO | libc::IP_PMTUDISC_PROBE), wants::DF);
     want(discover == libc::IP_PMTUDISC_DONT, wants::FRAGMENT);
     if is_v6 {
+        want(on(IPPROTO_IPV6, libc::IPV6_V6ONLY), wants::SIX_ONLY);
         want(on(IPPROTO_IPV6, libc::IPV6_RECVPKTINFO), wants::PKTINFO6);
         want(on(IPPROTO_IPV6, libc::IPV6_RECVHOPLIMIT), wants::HOPLIMIT);
         want(on(IPPROTO_IPV6, libc::IPV6_RECVTCLASS), wants::TCLASS);

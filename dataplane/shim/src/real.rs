@@ -127,6 +127,7 @@ functions! {
     sendfile(out: c_int, input: c_int, offset: *mut off_t, count: size_t) -> ssize_t;
     sendfile64(out: c_int, input: c_int, offset: *mut off_t, count: size_t) -> ssize_t;
     splice(input: c_int, from: *mut i64, out: c_int, to: *mut i64, len: size_t, flags: c_uint) -> ssize_t;
+    recv(fd: c_int, data: *mut c_void, len: size_t, flags: c_int) -> ssize_t;
     recvfrom(fd: c_int, data: *mut c_void, len: size_t, flags: c_int, from: *mut sockaddr, fromlen: *mut socklen_t) -> ssize_t;
     recvmsg(fd: c_int, message: *mut msghdr, flags: c_int) -> ssize_t;
     recvmmsg(fd: c_int, messages: *mut mmsghdr, count: c_uint, flags: c_int, timeout: *mut timespec) -> c_int;

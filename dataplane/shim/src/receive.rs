@@ -56,20 +56,11 @@ pub(crate) unsafe fn receive(fd: c_int, socket: &Use, message: &mut msghdr, flag
     if shared.state() == state::IDLE {
         return None;
     }
-    let bad = |p: &iovec| p.iov_len != 0 && !plausible(p.iov_base);
-    if message.msg_iovlen > 1024
-        || message.msg_iovlen != 0 && !plausible(message.msg_iov)
-        || !message.msg_name.is_null() && !plausible(message.msg_name)
-        || message.msg_controllen != 0 && !plausible(message.msg_control)
-        // SAFETY: the caller's promise.
-        || unsafe { parts(message) }.iter().any(bad)
-    {
-        return None;
-    }
     if flags & MSG_ERRQUEUE != 0 {
-        return error_queue(shared, message);
+        // SAFETY: the caller's promise.
+        return if unsafe { sound(message) } { error_queue(shared, message) } else { None };
     }
-    if flags & !FOLLOWED != 0 {
+    if flags & !FOLLOWED != 0 || message.msg_iovlen > 1024 {
         return None;
     }
     let patient = flags & MSG_DONTWAIT == 0 && !shared.options.nonblocking.load(Ordering::Relaxed);
@@ -113,11 +104,9 @@ pub(crate) unsafe fn receive(fd: c_int, socket: &Use, message: &mut msghdr, flag
             }
             rx.since_kernel = 0;
         }
+        let kernel = ask && open;
         // SAFETY: the caller's promise.
-        if ask
-            && open
-            && let Some(result) = unsafe { from_kernel(fd, socket, message, flags) }
-        {
+        if kernel && let Some(result) = unsafe { from_kernel(fd, socket, message, flags) } {
             return Some(result);
         }
         // Shut down: what is there, and then the end.
@@ -237,10 +226,19 @@ unsafe fn from_rings(shared: &Shared, rx: &mut Rx<'_>, message: &mut msghdr, fla
                 continue;
             }
         }
+        let peek = flags & MSG_PEEK != 0;
+        // SAFETY: the caller's promise.
+        if !unsafe { sound(message) } {
+            // As the kernel does: it has taken the datagram when it finds out.
+            if !peek {
+                item.consume();
+                rx.took();
+            }
+            return Got::Error(libc::EFAULT);
+        }
         // SAFETY: the caller's promise.
         let mut copied = unsafe { scatter(&item.payload, message, 0) };
         let mut full = item.payload.len();
-        let peek = flags & MSG_PEEK != 0;
         let mut segment = 0;
         if !peek {
             item.consume();
@@ -353,6 +351,20 @@ unsafe fn together(
         }
     }
     (total, total, count)
+}
+
+/// Whether a message's pointers are plausible.
+///
+/// # Safety
+/// `message` is a valid one of the program's.
+#[inline]
+unsafe fn sound(message: &msghdr) -> bool {
+    let bad = |p: &iovec| p.iov_len != 0 && !plausible(p.iov_base);
+    (message.msg_iovlen == 0 || plausible(message.msg_iov))
+        && (message.msg_name.is_null() || plausible(message.msg_name))
+        && (message.msg_controllen == 0 || plausible(message.msg_control))
+        // SAFETY: the caller's promise.
+        && !unsafe { parts(message) }.iter().any(bad)
 }
 
 /// Bytes of room in a message.

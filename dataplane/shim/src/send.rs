@@ -20,7 +20,7 @@ use afnet_abi::shm::{Record, flags, kind};
 use libc::{MSG_CONFIRM, MSG_DONTWAIT, MSG_NOSIGNAL, iovec, mmsghdr, msghdr, sockaddr, socklen_t, ssize_t};
 
 use crate::{
-    address::{Ip, Name, is_loopback, is_v4},
+    address::{Ip, Name, is_loopback, is_unspecified, is_v4},
     attach,
     known::Way,
     message, real, receive,
@@ -223,6 +223,11 @@ unsafe fn queue(shared: &Shared, tx: &mut Tx<'_>, message: &msghdr, flags: c_int
     // SAFETY: the caller's promise.
     let Some(said) = (unsafe { message::said(message, family, device) }) else { return Sent::Kernel };
     let local = said.source.unwrap_or(names.local.ip);
+    let (four, bound) = (is_v4(&to.ip), !is_unspecified(&names.local.ip));
+    // Another address than the bound one, another family than the bound one's: the kernel's to judge.
+    if bound && (local != names.local.ip || is_v4(&local) != four) {
+        return Sent::Kernel;
+    }
     if said.source.is_some_and(|s| is_v4(&s) != is_v4(&to.ip) || is_loopback(&s) != is_loopback(&to.ip)) {
         return Sent::Kernel;
     }
@@ -250,7 +255,9 @@ unsafe fn queue(shared: &Shared, tx: &mut Tx<'_>, message: &msghdr, flags: c_int
     if len > MOST || pieces > MOST_SEGMENTS || parts.iter().any(bad) {
         return Sent::Kernel;
     }
-    let four = is_v4(&to.ip);
+    if four && wanted & wants::SIX_ONLY != 0 {
+        return Sent::Kernel;
+    }
     let headers = if four { 28 } else { 48 };
     let (ttl, tos, whole) = if four {
         (&options.ttl, &options.tos, wants::DF)

@@ -63,6 +63,8 @@ pub(crate) mod wants {
     pub(crate) const DF6: u32 = 1 << 15;
     /// IP_MTU_DISCOVER is DONT: "fragmentation needed" is no error.
     pub(crate) const FRAGMENT: u32 = 1 << 16;
+    /// IPV6_V6ONLY.
+    pub(crate) const SIX_ONLY: u32 = 1 << 17;
     /// Any of these makes control messages.
     pub(crate) const MESSAGES: u32 = PKTINFO
         | TTL

@@ -49,23 +49,14 @@ const ACCEPTED: &[Accepted] = &[
 /// Cases in which a way is known to differ and is to be mended: they run, what differs is shown, and does not count.
 const OPEN: &[(&str, Way, &str)] = &[
     ("names-filter", Way::Plain, "one bound to all addresses hears nothing after connect and disconnect"),
-    ("send-bad-memory", Way::Fast, "pointers are followed before the kernel is asked"),
-    ("receive-bad-memory", Way::Fast, "pointers are followed before the kernel is asked"),
     ("receive-over-the-edge", Way::Fast, "a buffer is written that the kernel would have refused"),
-    ("ready-bad-memory", Way::Fast, "pointers are followed before the kernel is asked"),
-    ("control-source-of-bound", Way::Fast, "packet information with another address than that of the bind"),
-    ("names-six-only", Way::Fast, "a socket for IPv6 only sends to IPv4 addresses"),
     ("errors-refused-epoll", Way::Fast, "EPOLLIN for EPOLLERR"),
     ("errors-queue", Way::Fast, "the returned datagram has no contents"),
     ("errors-queue-not-connected", Way::Fast, "the returned datagram has no contents"),
     ("epoll-edge", Way::Fast, "one edge for two datagrams"),
     ("epoll-edge-output", Way::Fast, "input shows no EPOLLOUT beside it"),
     ("epoll-life", Way::Fast, "two descriptors of a socket in one set are one"),
-    ("process-exec", Way::Fast, "a new program that inherits the socket of a process that goes on"),
-    ("process-exec-in-place", Way::Fast, "the same, sometimes"),
     ("process-rights-to-itself", Way::Fast, "what is in the ring is lost when the descriptor is passed on"),
-    ("environment-libc-by-hand", Way::Fast, "the C library's functions by dlsym()"),
-    ("descriptors-standard", Way::Fast, "stdio reads past the hooks"),
     ("fuzz", Way::Fast, "the filter of connect() when datagrams are queued; FIONREAD over two queues"),
 ];
 

@@ -74,8 +74,8 @@ pub(super) unsafe extern "C-unwind" fn send(
     flags: c_int,
 ) -> ssize_t {
     before_send(fd, flags);
-    // SAFETY: the program's promise.
     if let Some(result) =
+        // SAFETY: the program's promise.
         sending(fd, |socket| unsafe { send::send_to(socket, fd, data, len, flags, ptr::null(), 0) })
     {
         return result;
@@ -96,8 +96,8 @@ pub(super) unsafe extern "C-unwind" fn sendto(
     to_len: socklen_t,
 ) -> ssize_t {
     before_send(fd, flags);
-    // SAFETY: the program's promise.
     if let Some(result) =
+        // SAFETY: the program's promise.
         sending(fd, |socket| unsafe { send::send_to(socket, fd, data, len, flags, to, to_len) })
     {
         return result;
@@ -152,8 +152,8 @@ pub(super) unsafe extern "C-unwind" fn sendmmsg(
 
 #[unsafe(no_mangle)]
 pub(super) unsafe extern "C-unwind" fn write(fd: c_int, data: *const c_void, len: size_t) -> ssize_t {
-    // SAFETY: the program's promise.
     if let Some(result) =
+        // SAFETY: the program's promise.
         sending(fd, |socket| unsafe { send::send_to(socket, fd, data, len, 0, ptr::null(), 0) })
     {
         return result;
@@ -234,8 +234,17 @@ pub(super) unsafe extern "C-unwind" fn recv(
     len: size_t,
     flags: c_int,
 ) -> ssize_t {
+    let part = iovec { iov_base: data, iov_len: len };
+    if let Some(result) = receiving(fd, flags, |socket| {
+        // SAFETY: the program's promise.
+        unsafe { receive::receive_from(fd, socket, part, flags, ptr::null_mut(), ptr::null_mut()) }
+    }) {
+        return result;
+    }
     // SAFETY: the program's promise.
-    unsafe { recvfrom(fd, data, len, flags, ptr::null_mut(), ptr::null_mut()) }
+    let result = unsafe { real::recv(fd, data, len, flags) };
+    by_kernel(fd, result >= 0);
+    result
 }
 
 #[unsafe(no_mangle)]
@@ -316,9 +325,11 @@ pub(super) unsafe extern "C-unwind" fn read(fd: c_int, data: *mut c_void, len: s
 pub(super) unsafe extern "C-unwind" fn readv(fd: c_int, parts: *const iovec, count: c_int) -> ssize_t {
     if let Ok(parts_count) = usize::try_from(count)
         && (1..=1024).contains(&parts_count)
-        // SAFETY: the program's promise.
         && let Some(result) =
-            receiving(fd, 0, |s| unsafe { receive::receive(fd, s, &mut around(parts, parts_count), 0) })
+            // SAFETY: the program's promise.
+            receiving(fd, 0, |s| unsafe {
+                receive::receive(fd, s, &mut around(parts, parts_count), 0)
+            })
     {
         return result;
     }

@@ -183,7 +183,8 @@ pub(super) unsafe extern "C-unwind" fn __ppoll_chk(
 /// As poll().
 unsafe fn concerned<'a>(fds: *mut pollfd, count: nfds_t) -> Option<(Inside, &'a mut [pollfd])> {
     let count = usize::try_from(count).ok()?;
-    if !plausible(fds) || count == 0 {
+    // More descriptors than there can be: EINVAL is the kernel's to say.
+    if !plausible(fds) || count == 0 || count > 1 << 20 {
         return None;
     }
     // SAFETY: the caller's promise.
