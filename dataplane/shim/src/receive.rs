@@ -467,19 +467,26 @@ pub(crate) unsafe fn receive_from(
     let mut message: msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
     message.msg_iov = &raw mut part;
     message.msg_iovlen = 1;
-    if !name.is_null() {
-        if !plausible(name_len) {
-            return None;
-        }
-        message.msg_name = name;
+    // A bad length is found when the datagram has been taken (net/socket.c move_addr_to_user).
+    let mut broken = None;
+    if !name.is_null() && !plausible(name_len) {
+        broken = Some(libc::EFAULT);
+    } else if !name.is_null() {
         // SAFETY: the program's length.
-        message.msg_namelen = unsafe { name_len.read() };
-        if i32::try_from(message.msg_namelen).is_err() {
-            return None;
+        let len = unsafe { name_len.read() };
+        match i32::try_from(len) {
+            Ok(_) => (message.msg_name, message.msg_namelen) = (name, len),
+            Err(_) => broken = Some(libc::EINVAL),
         }
     }
     // SAFETY: built here, around the program's buffers.
     let result = unsafe { receive(fd, socket, &mut message, flags) }?;
+    if let Some(errno) = broken
+        && result >= 0
+    {
+        set_errno(errno);
+        return Some(-1);
+    }
     if result >= 0 && !message.msg_name.is_null() {
         // SAFETY: as above.
         unsafe { name_len.write(message.msg_namelen) };

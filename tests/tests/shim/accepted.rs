@@ -49,6 +49,7 @@ const ACCEPTED: &[Accepted] = &[
 /// Cases in which a way is known to differ and is to be mended: they run, what differs is shown, and does not count.
 const OPEN: &[(&str, Way, &str)] = &[
     ("names-filter", Way::Plain, "one bound to all addresses hears nothing after connect and disconnect"),
+    ("receive-bad-memory", Way::Fast, "pointers that only the kernel can judge"),
     ("receive-over-the-edge", Way::Fast, "a buffer is written that the kernel would have refused"),
     ("errors-refused-epoll", Way::Fast, "EPOLLIN for EPOLLERR"),
     ("errors-queue", Way::Fast, "the returned datagram has no contents"),
@@ -56,6 +57,7 @@ const OPEN: &[(&str, Way, &str)] = &[
     ("epoll-edge", Way::Fast, "one edge for two datagrams"),
     ("epoll-edge-output", Way::Fast, "input shows no EPOLLOUT beside it"),
     ("epoll-life", Way::Fast, "two descriptors of a socket in one set are one"),
+    ("process-exec", Way::Fast, "what is in the ring when a program that inherits the socket starts is lost"),
     ("process-rights-to-itself", Way::Fast, "what is in the ring is lost when the descriptor is passed on"),
     ("fuzz", Way::Fast, "the filter of connect() when datagrams are queued; FIONREAD over two queues"),
 ];
