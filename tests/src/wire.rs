@@ -34,18 +34,20 @@ impl Wire {
         Self { socket, device: device.into() }
     }
 
-    /// Sends a frame as it is.
+    /// Sends a frame as it is; waits while the receiver's queue is full.
     #[track_caller]
     pub fn send(&self, frame: &[u8]) {
-        // SAFETY: the pointer and length are those of a live slice.
-        let sent = unsafe { libc::send(self.socket.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
-        assert!(
-            usize::try_from(sent) == Ok(frame.len()),
-            "send {} bytes to {}: {}",
-            frame.len(),
-            self.device,
-            io::Error::last_os_error()
-        );
+        wait::until("room for a frame", || {
+            // SAFETY: the pointer and length are those of a live slice.
+            let sent = unsafe { libc::send(self.socket.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
+            let error = io::Error::last_os_error();
+            if sent < 0 && error.raw_os_error() == Some(libc::ENOBUFS) {
+                return None;
+            }
+            let whole = usize::try_from(sent) == Ok(frame.len());
+            assert!(whole, "send {} bytes to {}: {error}", frame.len(), self.device);
+            Some(())
+        });
     }
 
     /// The next frame, if one arrives in time.
