@@ -58,7 +58,7 @@ fn main() {
 }
 
 fn load(addresses: u32) -> Demux {
-    let limits = Limits { compartments: 64, addresses, prefixes: 16, claims: 64 };
+    let limits = Limits { compartments: 64, addresses, prefixes: 16, claims: 64, groups: 16 };
     let config = DemuxConfig { ifindex: 1, mac: MAC, queues: 1, frags: false, limits };
     let demux = Demux::load(&config).expect("load (needs root)");
     demux.set_compartment(1, CompartmentConfig::default()).expect("compartment");

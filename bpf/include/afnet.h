@@ -84,6 +84,10 @@ struct afnet_claim {
 	__u8 shift;
 };
 
+/* `groups4` and `groups6` have the keys of the address maps: a group, or a broadcast address, that
+ * endpoints have joined. Their frames go to the sockets of slot 0. The value is of no meaning. */
+#define AFNET_GROUPS_SLOT 0
+
 /* Record of the ring buffer `events`. */
 struct afnet_event {
 	__u32 kind;

@@ -36,6 +36,7 @@
 	X(PASS_AH, "passed: authentication header, which only the kernel can verify (RFC 4302)")
 
 #define AFNET_DEVICE_COUNTERS(X) \
+	X(REDIRECT_GROUP, "multicast and broadcast that endpoints have joined, redirected to the fast path") \
 	X(PASS_TRUNCATED, "passed: frame shorter than its headers") \
 	X(PASS_NONLINEAR, "passed: headers not within the frame's first buffer") \
 	X(PASS_VLAN, "passed: VLAN tags that name no realm (802.1Q twice, more than two, 802.1ad inside)") \

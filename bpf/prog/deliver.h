@@ -53,6 +53,20 @@ static __always_inline void mark_dirty(__u32 queue, __u32 slot)
 		__sync_fetch_and_or(word, bit);
 }
 
+/* Redirects a frame to a group that endpoints have joined. */
+static __always_inline int deliver_group(struct xdp_md *xdp)
+{
+	__u32 queue = xdp->rx_queue_index;
+
+	if (queue >= queues)
+		return pass(AFNET_PASS_MULTICAST);
+	mark_dirty(queue, AFNET_GROUPS_SLOT);
+	if (bpf_redirect_map(&xsks, AFNET_GROUPS_SLOT * queues + queue, XDP_PASS) != XDP_REDIRECT)
+		return pass(AFNET_PASS_MULTICAST);
+	count(AFNET_REDIRECT_GROUP);
+	return XDP_REDIRECT;
+}
+
 /* Redirects the frame to the compartment's socket, or passes it if there is none; counts as
  * `reason`. */
 static __always_inline int deliver(struct xdp_md *xdp, __u32 slot,

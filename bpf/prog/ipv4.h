@@ -3,7 +3,8 @@
  * IPv4: whose packet is it, and does the fast path want it?
  *
  *  1. header wrong                              -> pass
- *  2. IGMP, multicast, broadcast                -> pass
+ *  2. IGMP                                      -> pass
+ *     multicast, broadcast                      -> redirect if endpoints have joined, else pass
  *  3. owner of the destination; none, tentative, impossible source -> pass
  *  4. compartment with a raw endpoint           -> redirect
  *  5. options                                   -> pass
@@ -19,6 +20,20 @@
 #include "events.h"
 #include "deliver.h"
 #include "icmp.h"
+
+/*
+ * Multicast and broadcast; one to a subnet shows by the frame alone. What asks for an answer (ICMP)
+ * is the kernel's. Only the source of somebody who has none yet may be 0.
+ */
+static __noinline int group4(struct xdp_md *xdp, __u32 vlan, __be32 to, __be32 from, __u8 protocol)
+{
+	struct afnet_key4 key = {.vlan = vlan, .addr = to};
+
+	if (protocol == IPPROTO_ICMP || (from && ipv4_bad_source(from)) ||
+	    !bpf_map_lookup_elem(&groups4, &key))
+		return pass(ipv4_is_group(to) ? AFNET_PASS_MULTICAST : AFNET_PASS_GROUP_FRAME);
+	return deliver_group(xdp);
+}
 
 static __always_inline int ipv4(struct xdp_md *xdp, void *data, void *end, const struct frame *f,
 				bool group)
@@ -39,10 +54,8 @@ static __always_inline int ipv4(struct xdp_md *xdp, void *data, void *end, const
 		return pass(AFNET_PASS_IPV4_LENGTH);
 	if (ip->protocol == IPPROTO_IGMP)
 		return igmp(xdp, f->l3, f->vlan, (first & 15) * 4, total);
-	if (ipv4_is_group(ip->daddr))
-		return pass(AFNET_PASS_MULTICAST);
-	if (group)
-		return pass(AFNET_PASS_GROUP_FRAME);
+	if (group || ipv4_is_group(ip->daddr))
+		return group4(xdp, f->vlan, ip->daddr, ip->saddr, ip->protocol);
 
 	owner = owner4(f->vlan, ip->daddr);
 	if (!owner)

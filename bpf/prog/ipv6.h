@@ -7,7 +7,7 @@
  *
  *  1. extension headers cut short, out of order, too many -> pass
  *  2. MLD; NS and NA (nd.h); other neighbour discovery    -> pass
- *  3. multicast                                           -> pass
+ *  3. multicast                                           -> redirect if endpoints have joined
  *  4. owner of the destination; none, tentative, impossible source -> pass
  *  5. compartment with a raw endpoint                     -> redirect
  *  6. routing header with segments left, AH               -> pass
@@ -41,6 +41,14 @@ static __always_inline int udp6(struct xdp_md *xdp, void *data, void *end, __u32
 	if (!claimed(slot, c, bpf_ntohs(udp->dest)))
 		return pass_slot(slot, AFNET_PASS_NO_CLAIM);
 	return deliver(xdp, slot, c, AFNET_REDIRECT_UDP);
+}
+
+/* Whether endpoints have joined the group. */
+static __noinline bool joined6(__u32 vlan, const __be32 *group)
+{
+	struct afnet_key6 key = {.vlan = vlan, .addr = {group[0], group[1], group[2], group[3]}};
+
+	return bpf_map_lookup_elem(&groups6, &key);
 }
 
 /* Not static, for the verifier's sake (chain.h). */
@@ -100,8 +108,13 @@ __noinline int ipv6_other(struct xdp_md *xdp, __u32 offset_l3, __u32 vlan, bool 
 		if (icmp6_is_nd(*type))
 			return pass(AFNET_PASS_ND_OTHER);
 	}
-	if (ipv6_is_group(ip->daddr.in6_u.u6_addr32))
-		return pass(AFNET_PASS_MULTICAST);
+	if (ipv6_is_group(ip->daddr.in6_u.u6_addr32)) {
+		if (chain.protocol == IPPROTO_ICMPV6 || chain.seen & (SEEN_ROUTING | SEEN_AH) ||
+		    ipv6_bad_source(ip->saddr.in6_u.u6_addr32) ||
+		    !joined6(vlan, ip->daddr.in6_u.u6_addr32))
+			return pass(AFNET_PASS_MULTICAST);
+		return deliver_group(xdp);
+	}
 	if (group)
 		return pass(AFNET_PASS_GROUP_FRAME);
 

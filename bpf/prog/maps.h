@@ -4,9 +4,10 @@
  *
  *  addresses4/6  (vlan, address) -> slot, flags      prefixes4/6  the same for delegated prefixes
  *  compartments  slot -> flags, claim shifts, rate   buckets      slot -> token bucket's state
- *  claims        (slot, protocol, port block)        xsks         slot * queues + queue -> AF_XDP
- * socket dirty         queue * words + slot / 64 -> bits   events       conflicts counts,
- * device_counts                             per CPU
+ *  claims        (slot, protocol, port block)        groups4/6    (vlan, group)
+ *  xsks          slot * queues + queue -> AF_XDP socket; slot 0: the groups'
+ *  dirty         queue * words + slot / 64 -> bits   events       conflicts
+ *  counts, device_counts                             per CPU
  */
 #ifndef AFNET_MAPS_H
 #define AFNET_MAPS_H
@@ -64,6 +65,8 @@ HASH(addresses6, struct afnet_key6, struct afnet_address);
 TRIE(prefixes4, struct afnet_prefix4, struct afnet_address);
 TRIE(prefixes6, struct afnet_prefix6, struct afnet_address);
 HASH(claims, struct afnet_claim, __u8);
+HASH(groups4, struct afnet_key4, __u8);
+HASH(groups6, struct afnet_key6, __u8);
 ARRAY(compartments, BPF_MAP_TYPE_ARRAY, 0, struct afnet_compartment);
 ARRAY(buckets, BPF_MAP_TYPE_ARRAY, 0, __u64);
 ARRAY(dirty, BPF_MAP_TYPE_ARRAY, BPF_F_MMAPABLE, __u64);

@@ -9,7 +9,8 @@
  *     request for an address of ours                            -> reply (XDP_TX)
  *     somebody else uses an address of ours                     -> conflict event, pass
  *  3. neighbour solicitation and advertisement, likewise                nd.h
- *  4. IGMP, MLD, multicast                                      -> pass; queries to the daemon too
+ *  4. IGMP, MLD                                                 -> pass; queries to the daemon too
+ *     multicast, broadcast that endpoints have joined           -> AF_XDP socket of slot 0
  *  5. unicast to an address of ours: compartment, claim                 ipv4.h ipv6.h icmp.h
  * icmp6.h claimed                                                   -> AF_XDP socket (deliver.h)
  *     echo request to an address that only the fast path has    -> reply (XDP_TX)

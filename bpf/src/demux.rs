@@ -39,11 +39,13 @@ pub struct Limits {
     pub prefixes: u32,
     /// Claimed ports; a block counts once for each aligned power-of-two piece.
     pub claims: u32,
+    /// Groups of each family, broadcast addresses among them.
+    pub groups: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { compartments: 4096, addresses: 65536, prefixes: 4096, claims: 65536 }
+        Self { compartments: 4096, addresses: 65536, prefixes: 4096, claims: 65536, groups: 16384 }
     }
 }
 
@@ -107,6 +109,8 @@ pub(crate) struct Maps {
     pub prefixes4: Map<types::afnet_prefix4, types::afnet_address>,
     pub prefixes6: Map<types::afnet_prefix6, types::afnet_address>,
     pub claims: Map<types::afnet_claim, u8>,
+    pub groups4: Map<types::afnet_key4, u8>,
+    pub groups6: Map<types::afnet_key6, u8>,
     pub compartments: Map<Index, types::afnet_compartment>,
     pub buckets: Map<Index, u64>,
     pub dirty: Map<Index, u64>,
@@ -142,6 +146,8 @@ impl Demux {
             (&mut open.maps.prefixes4, limits.prefixes),
             (&mut open.maps.prefixes6, limits.prefixes),
             (&mut open.maps.claims, limits.claims),
+            (&mut open.maps.groups4, limits.groups),
+            (&mut open.maps.groups6, limits.groups),
             (&mut open.maps.compartments, limits.compartments),
             (&mut open.maps.buckets, limits.compartments),
             (&mut open.maps.dirty, words * config.queues),
@@ -171,6 +177,8 @@ impl Demux {
                 prefixes4: Map::new("IPv4 prefix", &maps.prefixes4)?,
                 prefixes6: Map::new("IPv6 prefix", &maps.prefixes6)?,
                 claims: Map::new("claim", &maps.claims)?,
+                groups4: Map::new("IPv4 group", &maps.groups4)?,
+                groups6: Map::new("IPv6 group", &maps.groups6)?,
                 compartments: Map::new("compartment", &maps.compartments)?,
                 buckets: Map::new("token bucket", &maps.buckets)?,
                 dirty: Map::new("dirty", &maps.dirty)?,

@@ -9,7 +9,7 @@ use crate::{
 
 /// Handle to a device's socket map. Owns a file descriptor, may move to another thread.
 ///
-/// Slot 0 is for the anchor socket of each queue.
+/// Slot 0 is for the frames to groups.
 #[derive(Debug)]
 pub struct Sockets {
     map: Map<Index, u32>,

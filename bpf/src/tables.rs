@@ -1,4 +1,4 @@
-//! The tables of a [`Demux`]: addresses, prefixes, compartments, claims.
+//! The tables of a [`Demux`]: addresses, prefixes, compartments, claims, groups.
 //!
 //! Each method changes one thing and takes effect with the next frame. What the program needs in more than one
 //! place is written in an order that never shows it a claim or prefix which is not there.
@@ -201,6 +201,23 @@ impl Demux {
             self.maps.claims.remove(&afnet_claim { slot, port, protocol, shift })?;
         }
         self.maps.compartments.insert(&slot, &state.entry())
+    }
+
+    /// Frames to a group, or to a broadcast address, go to the sockets of slot 0. As good as once if done twice.
+    pub fn insert_group(&self, vlan: Vlan, group: IpAddr) -> Result<(), Error> {
+        match group {
+            IpAddr::V4(a) => self.maps.groups4.insert(&key4(vlan, a), &1),
+            IpAddr::V6(a) => self.maps.groups6.insert(&key6(vlan, a), &1),
+        }
+    }
+
+    /// They go to the kernel again. Nothing happens if they did.
+    pub fn remove_group(&self, vlan: Vlan, group: IpAddr) -> Result<(), Error> {
+        let removed = match group {
+            IpAddr::V4(a) => self.maps.groups4.remove(&key4(vlan, a)),
+            IpAddr::V6(a) => self.maps.groups6.remove(&key6(vlan, a)),
+        };
+        removed.map(|_| ())
     }
 
     fn check_slot(&self, slot: u32) -> Result<(), Error> {

@@ -57,7 +57,7 @@ impl Bed {
                 && up(&peer, "peer0")
                 && peer.ip("-6 route show table local").contains("2001:db8::99")
         });
-        let limits = Limits { compartments: 16, addresses: 64, prefixes: 16, claims: 64 };
+        let limits = Limits { compartments: 16, addresses: 64, prefixes: 16, claims: 64, groups: 16 };
         let config = DemuxConfig {
             ifindex: host.ifindex("eth0"),
             mac: host.mac("eth0"),

@@ -220,3 +220,56 @@ fn counters_are_kept_by_compartment() {
     assert_eq!(bench.demux.compartment_counters(1).unwrap().iter().sum::<u64>(), 0);
     assert_eq!(bench.counters()[Counter::RedirectUdp as usize], 1, "the device's total stays");
 }
+
+/// Frames to groups that endpoints have joined, of their realm alone, but for what the kernel has to answer.
+#[test]
+fn joined_groups_are_redirected() {
+    for frags in [false, true] {
+        let bench = Bench::new(frags);
+        let vlan = "7".parse().unwrap();
+        let groups = ["224.0.0.251", "255.255.255.255", "192.0.2.255", "ff02::fb"];
+        let frames = |to: &str| {
+            let mut frame = datagram(to, 5353);
+            frame[0] |= 1;
+            frame
+        };
+        for to in groups {
+            let passed = if to == "192.0.2.255" { Counter::PassGroupFrame } else { Counter::PassMulticast };
+            bench.expect_pass("not joined", &frames(to), passed);
+            bench.demux.insert_group(vlan, addr(to)).unwrap();
+            bench.expect_pass("joined elsewhere", &frames(to), passed);
+            redirected(&bench, "joined, tagged", &tag(&frames(to), &[(0x8100, 7)]), Counter::RedirectGroup);
+            bench.demux.insert_group(UNTAGGED, addr(to)).unwrap();
+            redirected(&bench, "joined", &frames(to), Counter::RedirectGroup);
+        }
+        let fragment = Ip4 { fragment: 0x2000, ..Ip4::new(HOST4, "224.0.0.251", 17) };
+        redirected(&bench, "fragment", &fragment.frame(&udp(1, 5353, b"part")), Counter::RedirectGroup);
+        let from_nobody = Ip4::new("0.0.0.0", "255.255.255.255", 17).frame(&udp(68, 67, b"discover"));
+        redirected(&bench, "no address yet", &from_nobody, Counter::RedirectGroup);
+        for from in ["224.0.0.1", "127.0.0.1", "255.255.255.255"] {
+            let frame = Ip4::new(from, "224.0.0.251", 17).frame(&udp(1, 5353, b""));
+            bench.expect_pass(from, &frame, Counter::PassMulticast);
+        }
+        for from in ["::", "::1", "ff02::1"] {
+            let frame = ipv6(from, "ff02::fb", 17, &udp(1, 5353, b""));
+            bench.expect_pass(from, &frame, Counter::PassMulticast);
+        }
+        let echo = Ip4::new(HOST4, "224.0.0.251", 1).frame(&[8, 0, 0, 0, 0, 0, 0, 0]);
+        bench.expect_pass("echo", &echo, Counter::PassMulticast);
+        let echo = ipv6(HOST6, "ff02::fb", 58, &icmp6(HOST6, "ff02::fb", 128, 0, [0; 4], &[]));
+        bench.expect_pass("echo", &echo, Counter::PassMulticast);
+        for to in groups {
+            bench.demux.remove_group(UNTAGGED, addr(to)).unwrap();
+            bench.demux.remove_group(UNTAGGED, addr(to)).unwrap();
+            assert!(bench.run(&frames(to)).verdict == Verdict::Pass, "left: {to}");
+        }
+    }
+}
+
+#[test]
+fn a_group_without_socket_is_passed() {
+    let bench = Bench::new(false);
+    bench.demux.insert_group(UNTAGGED, addr("224.0.0.251")).unwrap();
+    bench.demux.sockets().unwrap().clear(0, 0).unwrap();
+    bench.expect_pass("no socket", &datagram("224.0.0.251", 5353), Counter::PassMulticast);
+}

@@ -3,7 +3,7 @@
 use afnet_bpf::{AddressEntry, CompartmentConfig, Counter, Demux, DemuxConfig, Limits};
 
 fn config(frags: bool) -> DemuxConfig {
-    let limits = Limits { compartments: 16, addresses: 64, prefixes: 16, claims: 64 };
+    let limits = Limits { compartments: 16, addresses: 64, prefixes: 16, claims: 64, groups: 16 };
     DemuxConfig { ifindex: 1, mac: [2, 0, 0, 0, 0, 1], queues: 2, frags, limits }
 }
 

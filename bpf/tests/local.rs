@@ -29,7 +29,7 @@ impl Bed {
         for text in ADDRESSES {
             ns.ip(&format!("addr add {text} dev lo"));
         }
-        let limits = Limits { compartments: 16, addresses: 64, prefixes: 16, claims: 64 };
+        let limits = Limits { compartments: 16, addresses: 64, prefixes: 16, claims: 64, groups: 16 };
         let config =
             DemuxConfig { ifindex: ns.ifindex("host0"), mac: [2; 6], queues: 1, frags: false, limits };
         let mut demux = Demux::load(&config).expect("load (needs root)");

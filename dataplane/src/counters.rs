@@ -63,6 +63,8 @@ net_drops! {
     RxReinjected "rx_reinjected" "frames handed on to the kernel: nothing on the fast path wanted them";
     RxReinjectDrop "rx_reinject_drop" "dropped: the kernel should have it, but there is no host link or no room";
     RxTooLong "rx_too_long" "dropped: longer than 64 KiB";
+    RxGroupCopies "rx_group_copies" "copies of multicast and broadcast datagrams made for endpoints";
+    RxGroupOwn "rx_group_own" "dropped: multicast or broadcast from the wire with a source of our own";
     RxHost "rx_host" "packets from the host itself";
     RxNoEndpoint "rx_no_endpoint" "dropped: from the host for an address or port that no endpoint has";
     RxIsolated "rx_isolated" "dropped: from this host for a compartment that is isolated";

@@ -13,7 +13,7 @@
 //! |---|---|---|
 //! | [`config`] | settings and the things control describes: devices, host link, addresses | control |
 //! | [`handle`] | [`Dataplane`]: the public API | control |
-//! | [`ports`] | claims as control makes them | control |
+//! | [`ports`], [`groups`] | claims and group memberships as control makes them | control |
 //! | [`route`] | questions to control and its answers | both |
 //! | [`counters`] | one table: enum, names, help; snapshots | workers write, control reads |
 //! | [`error`], [`event`] | what goes wrong, what control must hear | both |
@@ -27,6 +27,7 @@ pub mod config;
 pub mod counters;
 pub mod error;
 pub mod event;
+pub mod groups;
 pub mod handle;
 pub mod net;
 pub mod ports;
@@ -42,6 +43,7 @@ pub use config::{
 pub use counters::{Counter, Snapshot};
 pub use error::Error;
 pub use event::{Event, FrameAudit, QueueAudit};
+pub use groups::{Group, Sources};
 pub use handle::{Dataplane, Notify};
 pub use ports::{Families, PortClaim, Scope, Sharing};
 pub use route::{Route, RouteKey};

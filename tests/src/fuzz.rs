@@ -25,7 +25,7 @@ pub const TARGETS: [(&str, Target); 4] =
 
 /// The codec on one frame, and on the same bytes as an IP packet that a raw endpoint sends.
 pub fn parse(frame: &[u8]) {
-    if let Ok(packet) = codec::parse(frame) {
+    for packet in [codec::parse(frame), codec::parse_group(frame)].into_iter().flatten() {
         check(frame, &packet);
         if let Ok(udp) = codec::udp(frame, &packet) {
             assert!(

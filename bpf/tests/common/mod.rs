@@ -78,7 +78,7 @@ pub fn addr(text: &str) -> IpAddr {
 impl Bench {
     /// Untagged unless the text starts with a VLAN: `7|192.0.2.9`.
     pub fn new(frags: bool) -> Self {
-        let limits = Limits { compartments: 16, addresses: 256, prefixes: 16, claims: 256 };
+        let limits = Limits { compartments: 16, addresses: 256, prefixes: 16, claims: 256, groups: 16 };
         Self::with(&DemuxConfig { ifindex: 1, mac: MAC, queues: 2, frags, limits })
     }
 
@@ -95,6 +95,9 @@ impl Bench {
                 held.push(socket);
             }
         }
+        let socket = xdp_socket();
+        sockets.set(0, 0, socket.as_fd()).expect("put a socket into the map");
+        held.push(socket);
         for slot in [1, 4] {
             demux.insert_claim(slot, 17, PORT, 1).unwrap();
         }

@@ -82,6 +82,8 @@ pub mod flags {
     pub const REASSEMBLED: u16 = 1 << 2;
     /// RX: delivered from a compartment of this host or the host itself, never seen on the wire.
     pub const LOCAL: u16 = 1 << 3;
+    /// TX: of a datagram to a group no copies go to members on this host (IP_MULTICAST_LOOP off).
+    pub const NO_LOOP: u16 = 1 << 4;
 }
 
 /// First page of an endpoint. Written by afnetd before the tenant gets the memfd; afnetd never reads it back.

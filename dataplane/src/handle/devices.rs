@@ -155,8 +155,8 @@ impl Dataplane {
                 worker.call(command).map_err(|()| Error::Worker(index))?;
             }
         }
-        // Only now may frames come: slot 0 is the anchor's.
-        for (queue, fd) in (0..).zip(&state.anchors) {
+        // Only now may frames come: slot 0 of the host link is the anchor's.
+        for (queue, fd) in (0..).zip(&state.anchors).filter(|_| host) {
             use std::os::fd::AsFd;
             state.sockets.set(0, queue, fd.as_fd()).map_err(|e| Error::SocketMap {
                 slot: 0,

@@ -70,7 +70,7 @@ pub(super) struct EndpointState {
 }
 
 impl SlotState {
-    fn new(workers: usize) -> Self {
+    pub(super) fn new(workers: usize) -> Self {
         Self { counters: (0..workers).map(|_| Arc::default()).collect(), ..Self::default() }
     }
 
@@ -243,6 +243,7 @@ impl Dataplane {
                 self.close_sockets(endpoint.slot)?;
             }
         }
+        self.leave_all(id)?;
         self.call_all(|_| Command::RemoveEndpoint { id })
     }
 
@@ -284,7 +285,7 @@ impl Dataplane {
         self.call_all(|_| Command::Unclaim { id, claim })
     }
 
-    fn slot_of(&self, id: u64) -> Result<u32, Error> {
+    pub(super) fn slot_of(&self, id: u64) -> Result<u32, Error> {
         self.endpoints.get(&id).map(|e| e.slot).ok_or(Error::Unknown { what: "endpoint", number: id })
     }
 
@@ -329,7 +330,7 @@ impl Dataplane {
     }
 
     /// Takes the slot's sockets out of the maps and gives them to the reaper.
-    fn close_sockets(&mut self, slot: u32) -> Result<(), Error> {
+    pub(super) fn close_sockets(&mut self, slot: u32) -> Result<(), Error> {
         let Some(state) = self.slots.get_mut(&slot) else { return Ok(()) };
         for ((ifindex, queue), socket) in std::mem::take(&mut state.sockets) {
             state.dropped += socket.drops();

@@ -9,12 +9,14 @@
 //! | `mod.rs` | start, stop, events, routes, statistics |
 //! | `devices.rs` | devices, the host link, their queues |
 //! | `endpoints.rs` | compartments, endpoints, claims, compartments' sockets |
+//! | `groups.rs` | who is in which group |
 
 mod devices;
 mod endpoints;
+mod groups;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
     sync::Arc,
     thread::JoinHandle,
@@ -28,6 +30,7 @@ use crate::{
     counters::{Counter, Counters, Snapshot},
     error::Error,
     event::{Event, FrameAudit},
+    groups::Group,
     net::hash::Key as HashKey,
     reaper::{Line, Reaper, grace_period},
     route::{Route, RouteKey},
@@ -57,6 +60,8 @@ pub struct Dataplane {
     slots: HashMap<u32, endpoints::SlotState>,
     endpoints: HashMap<u64, endpoints::EndpointState>,
     next_endpoint: u64,
+    /// Endpoints in each group.
+    groups: BTreeMap<Group, BTreeSet<u64>>,
     reaper: Reaper,
     /// By what workers tell flows that share a port apart: the same for all of them.
     flows: HashKey,
@@ -97,6 +102,7 @@ impl Dataplane {
             slots: HashMap::new(),
             endpoints: HashMap::new(),
             next_endpoint: 1,
+            groups: BTreeMap::new(),
             reaper: Reaper::start()?,
             flows: HashKey::random(),
         };

@@ -139,6 +139,11 @@ pub fn parse_head(head: &[u8], frame_len: usize) -> Result<Packet, Drop> {
     slow(head, frame_len)
 }
 
+/// As [`parse`] for a frame to a group, which may be broadcast to a subnet: that is no address which would tell.
+pub fn parse_group(frame: &[u8]) -> Result<Packet, Drop> {
+    tagged(frame, frame.len())
+}
+
 /// The rest of [`parse_head`] for plain IPv4.
 #[inline(always)]
 fn plain_v4(h: &[u8; 34], frame_len: usize) -> Result<Packet, Drop> {
@@ -235,6 +240,16 @@ pub fn udp(frame: &[u8], packet: &Packet) -> Result<Udp, Drop> {
 /// Everything but plain IPv4.
 #[inline(never)]
 fn slow(head: &[u8], frame_len: usize) -> Result<Packet, Drop> {
+    let packet = tagged(head, frame_len)?;
+    let [first, ..] = packet.dst_mac;
+    if first & 1 != 0 && !is_multicast(&packet.dst) {
+        return Err(Drop::LinkGroup);
+    }
+    Ok(packet)
+}
+
+/// Any frame.
+fn tagged(head: &[u8], frame_len: usize) -> Result<Packet, Drop> {
     let macs = head.first_chunk::<12>().ok_or(Drop::Truncated)?;
     let (vlan, ethertype, l3) = tags(head)?;
     let mut packet = match ethertype {
@@ -242,9 +257,6 @@ fn slow(head: &[u8], frame_len: usize) -> Result<Packet, Drop> {
         ETHERTYPE_IPV6 => ipv6(head, l3, frame_len)?,
         _ => return Err(Drop::EtherType),
     };
-    if macs[0] & 1 != 0 && !is_multicast(&packet.dst) {
-        return Err(Drop::LinkGroup);
-    }
     packet.vlan = vlan;
     packet.src_mac = bytes(macs, 6);
     packet.dst_mac = bytes(macs, 0);
@@ -297,7 +309,9 @@ fn ipv4(head: &[u8], l3: usize, frame_len: usize) -> Result<Packet, Drop> {
     if !checksum::is_valid(sum) {
         return Err(Drop::IpChecksum);
     }
-    if bad_v4_source(h[12]) {
+    // Who has no address yet may ask everybody (RFC 1122 3.2.1.3 (a)).
+    let addresses: [u8; 8] = bytes(h, 12);
+    if bad_v4_source(h[12]) && addresses != [0, 0, 0, 0, 255, 255, 255, 255] {
         return Err(Drop::Source);
     }
     if header_len != 20 {

@@ -95,16 +95,35 @@ impl Worker {
                 self.drain(id);
                 self.remove_endpoint(id)
             }
-            Command::Claim { id, held } => self.with_endpoint(id, |half, slot, index| {
-                half.claims.push(held);
-                slot.claims.insert(held, index);
-            }),
+            Command::Claim { id, held } => {
+                let reply = self.with_endpoint(id, |half, slot, index| {
+                    half.claims.push(held);
+                    slot.claims.insert(held, index);
+                });
+                self.set_ports(id);
+                reply
+            }
             Command::Unclaim { id, claim } => {
                 self.drain(id);
-                self.with_endpoint(id, |half, slot, index| {
+                let reply = self.with_endpoint(id, |half, slot, index| {
                     half.claims.retain(|held| held.claim != claim);
                     slot.claims.remove(&claim, index);
-                })
+                });
+                self.set_ports(id);
+                reply
+            }
+            Command::Listen { id, group, wanted } => {
+                let found = (0u32..).zip(&self.tx).find_map(|(index, half)| {
+                    let half = half.as_deref().filter(|half| half.id == id)?;
+                    Some((index, half.slot, half.kind == EndpointKind::Raw))
+                });
+                let Some((index, slot, raw)) = found else { return unknown() };
+                self.core.groups.listen(&group, index, slot, raw, &wanted);
+                Reply::Done
+            }
+            Command::GroupKernel { group, kernel } => {
+                self.core.groups.set_kernel(&group, kernel);
+                Reply::Done
             }
             Command::Route { key, route } => {
                 self.route(&key, route);
@@ -220,6 +239,7 @@ impl Worker {
             wake: std::sync::Arc::clone(&wake),
             counters: std::sync::Arc::clone(&counters),
             slot_counters: std::sync::Arc::clone(&slot_counters),
+            ports: Vec::new(),
             touched: false,
             fresh: (0, 0),
             closed: false,
@@ -258,6 +278,7 @@ impl Worker {
         let (Some(tx), Some(rx)) = (self.tx.get_mut(at), self.core.rx.get_mut(at)) else { return unknown() };
         let (tx, rx) = (tx.take(), rx.take());
         self.unparked.retain(|i| *i != index);
+        self.core.groups.forget(index);
         if let Some(half) = &tx {
             self.poller.unwatch(half.as_fd());
             if let Some(slot) = self.core.slots.get_mut(half.slot as usize).and_then(Option::as_deref_mut) {
@@ -269,6 +290,18 @@ impl Worker {
             }
         }
         Reply::Endpoint((tx, rx))
+    }
+
+    /// The receiving half knows the claims of the sending one.
+    fn set_ports(&mut self, id: u64) {
+        let Self { tx, core, .. } = self;
+        for (tx, rx) in tx.iter().zip(&mut core.rx) {
+            if let (Some(tx), Some(rx)) = (tx, rx)
+                && tx.id == id
+            {
+                rx.ports = tx.claims.iter().map(|held| held.claim).collect();
+            }
+        }
     }
 
     fn with_endpoint(&mut self, id: u64, change: impl FnOnce(&mut TxHalf, &mut Slot, u32)) -> Reply {

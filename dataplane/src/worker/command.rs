@@ -18,6 +18,7 @@ use crate::{
     config::{Compartment, EndpointKind},
     counters::Counters,
     event::QueueAudit,
+    groups::{Group, Sources},
     reaper::Line,
     route::{Route, RouteKey},
     xsk::RxSocket,
@@ -63,6 +64,10 @@ pub(crate) enum Command {
     Claim { id: u64, held: Held },
     /// No longer.
     Unclaim { id: u64, claim: Claim },
+    /// What an endpoint hears in a group.
+    Listen { id: u64, group: Group, wanted: Arc<Sources> },
+    /// Whether the kernel gets what is sent to a group, too.
+    GroupKernel { group: Group, kernel: bool },
     /// An answer to `Event::Resolve`, or news about a route.
     Route { key: RouteKey, route: Route },
     /// All cached routes are stale.

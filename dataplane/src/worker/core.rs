@@ -13,6 +13,7 @@ use crossbeam::channel::Sender;
 
 use super::{
     endpoint::{RxHalf, ring},
+    groups::Groups,
     slot::Slot,
 };
 use crate::{
@@ -93,6 +94,8 @@ pub(crate) struct Core {
     pub(crate) owners: HashMap<Address, u32>,
     /// Slots that have delegated prefixes.
     pub(crate) delegated: Vec<u32>,
+    /// Who is in which group.
+    pub(crate) groups: Groups,
     /// Receiving halves by index.
     pub(crate) rx: Vec<Option<Box<RxHalf>>>,
     /// Endpoints with unpublished records.
@@ -133,6 +136,7 @@ impl Core {
             slots: std::iter::repeat_with(|| None).take(config.slots as usize).collect(),
             owners: HashMap::new(),
             delegated: Vec::new(),
+            groups: Groups::default(),
             rx: Vec::new(),
             touched: Vec::with_capacity(1024),
             counters,

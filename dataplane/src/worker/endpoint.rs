@@ -11,7 +11,7 @@ use std::{
 use afnet_abi::shm::{ErrorInfo, Record, kind};
 use afnet_ring::{Consumer, Producer};
 
-use super::claims::Held;
+use super::claims::{Claim, Held};
 use crate::{
     config::EndpointKind,
     counters::{Counter, Counters},
@@ -31,6 +31,8 @@ pub(crate) struct RxHalf {
     pub(crate) wake: Arc<OwnedFd>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) slot_counters: Arc<Counters>,
+    /// Its claims: what it hears in groups.
+    pub(crate) ports: Vec<Claim>,
     /// Has unpublished records and is on the worker's list for that.
     pub(crate) touched: bool,
     /// Records written in this round and their bytes, not yet counted.

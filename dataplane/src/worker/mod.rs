@@ -20,6 +20,7 @@
 //! | `queue.rs` | active list and fairness of a queue |
 //! | `slot.rs`, `claims.rs`, `endpoint.rs` | compartments, ports, the halves of endpoints |
 //! | `rx.rs` | frames to endpoints |
+//! | `groups.rs` | multicast and broadcast to all endpoints that have joined |
 //! | `tx.rs`, `raw.rs` | records to routes |
 //! | `send.rs`, `wire.rs` | datagrams to frames |
 //! | `local.rs` | between endpoints of this host |
@@ -38,6 +39,7 @@ pub(crate) mod command;
 mod copy;
 mod core;
 mod endpoint;
+pub(crate) mod groups;
 mod local;
 mod peers;
 mod poll;

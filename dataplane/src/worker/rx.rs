@@ -18,6 +18,7 @@ use super::{
     AWAKE, Worker,
     copy::write_summed,
     core::Core,
+    groups,
     queue::{BATCH, Queue, QueueKind},
     wire,
 };
@@ -30,7 +31,7 @@ use crate::{
         fragment::Refragment,
         icmp,
         next_hop::Neighbour,
-        parse::{Packet, parse, parse_ip, udp},
+        parse::{Packet, parse, parse_group, parse_ip, udp},
         protocol,
         route_cache::{Key, Lookup},
     },
@@ -133,7 +134,7 @@ fn device_batch(core: &mut Core, queue: &mut Queue, mut host: Host<'_>, slot: u3
     let origin = Origin { slot, ifindex: queue.ifindex, flags: 0, trusted: false };
     let bytes = each_frame(core, queue, descs, |core, frame| {
         if device_frame(core, frame, origin, host.as_deref_mut()) == Fate::Unclaimed {
-            reinject(core, host.as_deref_mut(), slot, frame);
+            reinject(core, host.as_deref_mut(), origin, frame);
         }
     });
     core.counters.add(Counter::RxFrames, descs.len() as u64);
@@ -148,6 +149,11 @@ fn device_batch(core: &mut Core, queue: &mut Queue, mut host: Host<'_>, slot: u3
 fn host_batch(core: &mut Core, queue: &mut Queue, descs: &[RxDesc]) {
     each_frame(core, queue, descs, |core, frame| {
         core.counters.inc(Counter::RxHost);
+        if let Some(ifindex) = groups::device_of(frame) {
+            let origin = Origin { slot: groups::SLOT, ifindex, flags: flags::LOCAL, trusted: true };
+            device_frame(core, frame, origin, None);
+            return;
+        }
         let packet = match parse(frame) {
             Ok(packet) => packet,
             Err(reason) => {
@@ -208,16 +214,11 @@ fn each_frame(
 
 #[inline]
 fn device_frame(core: &mut Core, frame: &[u8], origin: Origin, host: Host<'_>) -> Fate {
-    match parse(frame) {
+    let packet = if origin.slot == groups::SLOT { parse_group(frame) } else { parse(frame) };
+    match packet {
         Ok(packet) => {
-            if packet.vlan.raw() != 0 {
-                let key = Neighbour {
-                    address: packet.src,
-                    slot: origin.slot,
-                    ifindex: origin.ifindex,
-                    vlan: packet.vlan,
-                };
-                core.hops.learn(&key, &packet.src_mac, core.now);
+            if packet.vlan.raw() != 0 && origin.slot != groups::SLOT {
+                learn(core, &packet, origin);
             }
             deliver(core, frame, &packet, origin, host)
         }
@@ -226,6 +227,13 @@ fn device_frame(core: &mut Core, frame: &[u8], origin: Origin, host: Host<'_>) -
             Fate::Done
         }
     }
+}
+
+/// Notes the sender's MAC address for the compartment.
+pub(super) fn learn(core: &mut Core, packet: &Packet, origin: Origin) {
+    let Origin { slot, ifindex, .. } = origin;
+    let key = Neighbour { address: packet.src, slot, ifindex, vlan: packet.vlan };
+    core.hops.learn(&key, &packet.src_mac, core.now);
 }
 
 /// Brings a packet to an endpoint of its compartment. `bytes` is a frame or an IP packet, `packet` its view.
@@ -239,6 +247,9 @@ pub(super) fn deliver(
 ) -> Fate {
     if packet.fragment.is_some() {
         return fragment(core, bytes, packet, origin, host);
+    }
+    if origin.slot == groups::SLOT {
+        return groups::deliver(core, bytes, packet, origin);
     }
     if packet.protocol == protocol::UDP {
         return datagram(core, bytes, packet, origin);
@@ -301,7 +312,7 @@ fn datagram(core: &mut Core, bytes: &[u8], packet: &Packet, origin: Origin) -> F
 
 /// What all records of received packets have in common.
 #[inline]
-fn record(packet: &Packet, origin: Origin, realtime: u64) -> Record {
+pub(super) fn record(packet: &Packet, origin: Origin, realtime: u64) -> Record {
     Record {
         ttl: packet.ttl,
         tos: packet.tos,
@@ -316,7 +327,7 @@ fn record(packet: &Packet, origin: Origin, realtime: u64) -> Record {
 }
 
 /// Gives the whole packet to the compartment's raw endpoint, if it has one.
-fn raw(core: &mut Core, bytes: &[u8], packet: &Packet, origin: Origin) -> Fate {
+pub(super) fn raw(core: &mut Core, bytes: &[u8], packet: &Packet, origin: Origin) -> Fate {
     let Some(index) = core.slot(origin.slot).and_then(|slot| slot.raw) else { return Fate::Unclaimed };
     let mut whole = bytes.get(packet.l3..packet.end).unwrap_or_default();
     let mut scratch = std::mem::take(&mut core.scratch);
@@ -460,21 +471,27 @@ fn fragment(core: &mut Core, bytes: &[u8], packet: &Packet, origin: Origin, host
         let view = Packet { vlan, ..view };
         let origin = Origin { flags: origin.flags | flags::REASSEMBLED, ..origin };
         if deliver(core, whole, &view, origin, None) == Fate::Unclaimed {
-            reinject_whole(core, host, origin.slot, whole, &view, src_mac, largest, id);
+            reinject_whole(core, host, origin, whole, &view, src_mac, largest, id);
         }
     }
     core.scratch = scratch;
     Fate::Done
 }
 
+/// The destination of a frame to the kernel.
+fn mac_for(origin: Origin, kernel_mac: Mac) -> Mac {
+    if origin.slot == groups::SLOT { groups::kernel_mac(origin.ifindex) } else { kernel_mac }
+}
+
 /// Hands a frame on to the kernel as it came, but for the destination's MAC address.
-fn reinject(core: &mut Core, host: Host<'_>, slot: u32, frame: &[u8]) {
+fn reinject(core: &mut Core, host: Host<'_>, origin: Origin, frame: &[u8]) {
     let sent = host.is_some_and(|queue| {
         let QueueKind::Host { kernel_mac, .. } = queue.kind else { return false };
+        let kernel_mac = mac_for(origin, kernel_mac);
         let Some(rest) = frame.get(kernel_mac.len()..) else { return false };
         matches!(wire::put_bytes(queue, &core.counters, &kernel_mac, rest), Ok(true))
     });
-    core.count(slot, if sent { Counter::RxReinjected } else { Counter::RxReinjectDrop });
+    core.count(origin.slot, if sent { Counter::RxReinjected } else { Counter::RxReinjectDrop });
 }
 
 /// Hands a packet that was put together on to the kernel, cut again if the link is too narrow for it.
@@ -482,7 +499,7 @@ fn reinject(core: &mut Core, host: Host<'_>, slot: u32, frame: &[u8]) {
 fn reinject_whole(
     core: &mut Core,
     host: Host<'_>,
-    slot: u32,
+    origin: Origin,
     packet: &[u8],
     view: &Packet,
     src_mac: Mac,
@@ -491,7 +508,7 @@ fn reinject_whole(
 ) {
     let sent = host.is_some_and(|queue| {
         let QueueKind::Host { kernel_mac, mtu, .. } = queue.kind else { return false };
-        let link = Link { src_mac, dst_mac: kernel_mac, vlan: view.vlan };
+        let link = Link { src_mac, dst_mac: mac_for(origin, kernel_mac), vlan: view.vlan };
         let mtu = mtu as usize;
         if packet.len() <= mtu {
             return wire::put_packet(queue, &core.counters, &link, view.v6, packet);
@@ -499,5 +516,5 @@ fn reinject_whole(
         let Ok(mut pieces) = Refragment::new(packet, view, mtu.min(largest), id) else { return false };
         wire::put_pieces(queue, &core.counters, &link, view.v6, &mut pieces)
     });
-    core.count(slot, if sent { Counter::RxReinjected } else { Counter::RxReinjectDrop });
+    core.count(origin.slot, if sent { Counter::RxReinjected } else { Counter::RxReinjectDrop });
 }

@@ -16,7 +16,7 @@ use crate::{
         Address, Drop, Mac,
         build::{IPV6_LEN, Ip, Link, MAX_HEADERS, UDP_LEN, headers_len, piece_frame, udp_frame, write_udp},
         fragment::Pieces,
-        from_ip, icmp, is_v4, protocol,
+        from_ip, icmp, is_multicast, is_v4, protocol,
         segment::Segments,
     },
 };
@@ -26,6 +26,17 @@ const MAX_SEGMENTS: usize = 128;
 
 /// TTL or hop limit if the tenant says none (RFC 1700's recommendation, the kernel's default).
 const DEFAULT_TTL: u8 = 64;
+/// The same to a multicast group (RFC 1112 6.1).
+const GROUP_TTL: u8 = 1;
+
+/// TTL or hop limit of a datagram to send.
+pub(super) fn ttl(record: &Record) -> u8 {
+    match record.ttl {
+        0 if is_multicast(&record.remote) => GROUP_TTL,
+        0 => DEFAULT_TTL,
+        ttl => ttl,
+    }
+}
 
 impl Out<'_> {
     /// Out of a device.
@@ -119,7 +130,7 @@ impl Out<'_> {
             src,
             dst: record.remote,
             protocol: protocol::UDP,
-            ttl: if record.ttl == 0 { DEFAULT_TTL } else { record.ttl },
+            ttl: ttl(record),
             tos: record.tos,
             dont_fragment,
             id: 0,

@@ -13,7 +13,7 @@
 
 use std::sync::Arc;
 
-use afnet_abi::shm::{Record, kind};
+use afnet_abi::shm::{Record, flags, kind};
 use afnet_ring::Violation;
 
 use super::{
@@ -418,7 +418,13 @@ impl Out<'_> {
             }
             Route::Wire { ifindex, vlan, src_mac, dst_mac, mtu, src } => {
                 let link = crate::net::build::Link { src_mac, dst_mac, vlan };
-                self.wire(sender, record, bytes, ifindex, &link, mtu, src)
+                let outcome = self.wire(sender, record, bytes, ifindex, &link, mtu, src);
+                // A group's, or everybody's.
+                let [first, ..] = dst_mac;
+                if first & 1 != 0 && outcome == Outcome::Done && record.flags & flags::NO_LOOP == 0 {
+                    self.loop_back(sender, record, bytes, (ifindex, vlan), from_ip(src));
+                }
+                outcome
             }
             Route::Local { slot, .. } if self.forbidden(sender.slot, Some(slot)) => {
                 self.forbid(sender, record)

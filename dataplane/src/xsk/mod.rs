@@ -6,9 +6,10 @@
 //!  | Umem: memory, who has which frame           |
 //!  |   fill  ---> kernel        (rx buffers)     |
 //!  |   completion <--- kernel   (sent frames)    |
-//!  | Anchor socket (xsk-rs): rx, tx              |  slot 0 of XSKMAP
+//!  | Anchor socket (xsk-rs): tx; the host link's |
+//!  |   and pktgen's: rx, too                     |  slot 0 of XSKMAP
 //!  +---------------------------------------------+
-//!  | RxSocket (plain socket API): rx             |  a compartment's slot; shares the anchor's pool
+//!  | RxSocket (plain socket API): rx             |  a compartment's slot, or 0: the groups'; shares the pool
 //!  | RxSocket ...                                |
 //!  ```
 //!
