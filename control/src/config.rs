@@ -124,6 +124,10 @@ pub struct LimitsConfig {
     pub prefixes: u32,
     /// Claimed port blocks of one device.
     pub claims: u32,
+    /// Groups of one device that endpoints are in, of each family.
+    pub groups: u32,
+    /// Groups that the endpoints of one compartment may be in.
+    pub memberships: usize,
     /// Connections to the control socket.
     pub connections: usize,
     /// Connections of one user that is not an administrator.
@@ -169,6 +173,8 @@ impl Default for LimitsConfig {
             addresses: 65536,
             prefixes: 4096,
             claims: 65536,
+            groups: 16384,
+            memberships: 256,
             connections: 8192,
             user_connections: 2048,
             endpoints: 1024,
@@ -260,6 +266,7 @@ impl Config {
             ("addresses", l.addresses, 1 << 22),
             ("prefixes", l.prefixes, 1 << 20),
             ("claims", l.claims, 1 << 22),
+            ("groups", l.groups, 1 << 20),
         ] {
             if !(2..=most).contains(&value) {
                 return refuse(format!("limits.{key} is 2 to {most}, not {value}"));

@@ -1,10 +1,11 @@
 //! Answers and events, as text in the manner of `ip -o` or as JSON.
 
 use std::io::{self, Write};
+use std::net::IpAddr;
 
 use afnet_abi::control::{
     Address, AddressState, Answer, Compartment, Counters, Defend, Endpoint, EndpointKind, EndpointState,
-    Event, Policy, Realm, Status,
+    Event, Policy, Realm, Speaker, Status,
 };
 use afnet_abi::policy::SOCKETS;
 use afnet_abi::vlan::Vlan;
@@ -166,21 +167,40 @@ fn endpoints(all: &[Endpoint], out: &mut impl Write) -> io::Result<()> {
 }
 
 fn groups(realm: &Realm, out: &mut impl Write) -> io::Result<()> {
+    let speaker = match realm.speaker {
+        Speaker::Kernel => "kernel",
+        Speaker::Afnetd => "afnetd",
+    };
     write!(out, "dev {} vlan {} {} version {}", realm.dev, realm.vlan, realm.protocol, realm.version)?;
+    write!(out, " speaker {speaker}")?;
     if let Some(querier) = realm.querier {
         write!(out, " querier {querier}")?;
     }
     if let Some(timer) = realm.timer {
-        write!(out, " timer {}.{:03}s", timer / 1000, timer % 1000)?;
+        write!(out, " timer {}", seconds(timer))?;
     }
     writeln!(out)?;
     for group in &realm.groups {
-        write!(out, "    {} {}", group.address, if group.exclude { "exclude" } else { "include" })?;
-        group.sources.iter().try_for_each(|source| write!(out, " {source}"))?;
-        group.members.iter().try_for_each(|name| write!(out, " afnetns {name}"))?;
-        writeln!(out)?;
+        let timer = group.timer.map_or_else(String::new, |timer| format!(" timer {}", seconds(timer)));
+        writeln!(out, "    {}{}{timer}", group.address, filter(group.exclude, &group.sources))?;
+        for member in &group.members {
+            writeln!(out, "        afnetns {}{}", member.name, filter(member.exclude, &member.sources))?;
+        }
+        if group.kernel {
+            writeln!(out, "        kernel")?;
+        }
     }
     Ok(())
+}
+
+fn filter(exclude: bool, sources: &[IpAddr]) -> String {
+    let mut text = String::from(if exclude { " exclude" } else { " include" });
+    sources.iter().for_each(|source| text += &format!(" {source}"));
+    text
+}
+
+fn seconds(millis: u32) -> String {
+    format!("{}.{:03}s", millis / 1000, millis % 1000)
 }
 
 fn status(s: &Status, out: &mut impl Write) -> io::Result<()> {

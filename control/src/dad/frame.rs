@@ -11,6 +11,7 @@ use super::{Nonce, Send};
 type Mac = [u8; 6];
 
 const ETHERTYPE_ARP: u16 = 0x0806;
+const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
 const TAG_8021Q: u16 = 0x8100;
 const TAG_8021AD: u16 = 0x88a8;
@@ -86,13 +87,35 @@ fn icmpv6(mac: Mac, source: Ipv6Addr, to: Ipv6Addr, vlan: Vlan, mut message: Vec
     frame
 }
 
-/// The frame for an IPv6 packet to a group, whose header is there.
-pub fn multicast6(from: Mac, vlan: Vlan, packet: &[u8]) -> Vec<u8> {
-    // RFC 2464 7: the last four bytes of the destination.
-    let [a, b, c, d] = packet.get(36..).and_then(<[u8]>::first_chunk).copied().unwrap_or([0; 4]);
-    let mut frame = ethernet(from, [0x33, 0x33, a, b, c, d], vlan, ETHERTYPE_IPV6);
+/// The frame for an IP packet to a group, whose header is there.
+pub fn multicast(from: Mac, vlan: Vlan, packet: &[u8]) -> Vec<u8> {
+    let v4 = packet.first().is_some_and(|byte| byte >> 4 == 4);
+    let (ethertype, to) = if v4 {
+        let to = packet.get(16..).and_then(<[u8]>::first_chunk::<4>);
+        (ETHERTYPE_IPV4, to.map(|bytes| IpAddr::from(*bytes)))
+    } else {
+        let to = packet.get(24..).and_then(<[u8]>::first_chunk::<16>);
+        (ETHERTYPE_IPV6, to.map(|bytes| IpAddr::from(*bytes)))
+    };
+    let mut frame = ethernet(from, to.and_then(group_mac).unwrap_or_default(), vlan, ethertype);
     frame.extend(packet);
     frame
+}
+
+/// MAC address of a multicast group, or of everybody (RFC 1112 6.4, RFC 2464 7).
+pub fn group_mac(group: IpAddr) -> Option<Mac> {
+    match group {
+        IpAddr::V4(a) if a == Ipv4Addr::BROADCAST => Some([0xff; 6]),
+        IpAddr::V4(a) if a.is_multicast() => {
+            let [_, b, c, d] = a.octets();
+            Some([1, 0, 0x5e, b & 0x7f, c, d])
+        }
+        IpAddr::V6(a) if a.is_multicast() => {
+            let [.., a, b, c, d] = a.octets();
+            Some([0x33, 0x33, a, b, c, d])
+        }
+        _ => None,
+    }
 }
 
 fn ethernet(from: Mac, to: Mac, vlan: Vlan, ethertype: u16) -> Vec<u8> {

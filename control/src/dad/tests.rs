@@ -294,3 +294,13 @@ fn frames_are_those_of_the_rfcs() {
         }
     }
 }
+
+#[test]
+fn groups_map_to_link_layer_addresses() {
+    let mac = |text: &str| frame::group_mac(text.parse().unwrap());
+    assert_eq!(mac("224.128.1.2"), Some([1, 0, 0x5e, 0, 1, 2]));
+    assert_eq!(mac("239.255.1.2"), Some([1, 0, 0x5e, 0x7f, 1, 2]));
+    assert_eq!(mac("ff02::1:ff00:1234"), Some([0x33, 0x33, 0xff, 0, 0x12, 0x34]));
+    assert_eq!(mac("255.255.255.255"), Some([0xff; 6]));
+    assert_eq!(mac("192.0.2.1"), None);
+}

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use afnet_abi::control::{Answer, ClaimSpec, Event, Request};
-use afnet_dataplane::Dataplane;
+use afnet_dataplane::{Dataplane, Sources};
 use rustix::io::Errno;
 
 use super::compartment::End;
@@ -13,7 +13,7 @@ use super::device::Device;
 use super::endpoint::{Endpoint, scope};
 use super::host::Host;
 use super::mirror::Mirror;
-use super::multicast::Multicast;
+use super::multicast::{Multicast, Wanted};
 use super::probe::Probes;
 use super::release::Behind;
 use super::resolve::Resolver;
@@ -158,6 +158,11 @@ impl Service for Core {
             Request::Unclaim { port, address, family, reason } => {
                 let place = (port, scope(address, family)?);
                 self.unclaim(conn.id, place, reason.as_deref()).map(|()| Answer::Done.into())
+            }
+            Request::Listen { group, dev, vlan, exclude, sources } => {
+                let realm = dev.map(|dev| (dev, vlan));
+                let sources = Sources { exclude, list: sources };
+                self.listen(conn.id, Wanted { group, realm, sources }).map(|()| Answer::Done.into())
             }
             Request::Note { text } => self.note(conn.id, &text).map(|()| Answer::Done.into()),
             // The server answers it.

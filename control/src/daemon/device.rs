@@ -86,6 +86,7 @@ fn load_demux(link: &Link, queues: u32, limits: &LimitsConfig) -> Result<Demux, 
             addresses: limits.addresses,
             prefixes: limits.prefixes,
             claims: limits.claims,
+            groups: limits.groups,
         },
     };
     Demux::load(&config).map_err(|e| bpf(format!("loading the XDP program for {}", link.name), &e))

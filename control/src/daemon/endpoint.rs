@@ -2,7 +2,7 @@
 //!
 //! An endpoint ends with its connection, so a tenant that dies loses it as soon as the kernel closes its socket.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::OwnedFd;
 
@@ -15,7 +15,7 @@ use super::core::Core;
 use super::device::{bpf, dataplane_error};
 use super::proof::{Proof, own_cookie};
 use crate::error::{Context, Refused};
-use crate::registry::{Claim, Piece, PortError, Slot};
+use crate::registry::{Claim, Piece, PortError, Realm, Slot};
 use crate::server::{Conn, Outcome};
 use crate::system::sysctl;
 
@@ -42,6 +42,8 @@ pub struct Endpoint {
     by_admin: bool,
     /// What it says about the endpoint.
     pub note: String,
+    /// What it hears in groups.
+    pub(super) groups: BTreeMap<(Realm, IpAddr), dp::Sources>,
     /// The sockets behind each claim.
     pub(super) proofs: HashMap<Place, Vec<Proof>>,
 }
@@ -94,6 +96,7 @@ impl Core {
             command: command(conn),
             by_admin: named,
             note: String::new(),
+            groups: BTreeMap::new(),
             proofs: HashMap::new(),
         };
         self.endpoints.insert(conn.id, endpoint);
@@ -140,6 +143,7 @@ impl Core {
         for place in endpoint.proofs.keys().copied().collect::<Vec<_>>() {
             self.forget_proofs(conn, place);
         }
+        self.forget_groups(conn);
         let Some(endpoint) = self.endpoints.remove(&conn) else { return };
         let slot = endpoint.slot;
         let claims = self.registry.get(slot).map(|c| c.claims.of(endpoint.id)).unwrap_or_default();
@@ -299,7 +303,7 @@ impl Core {
         result.map_err(|e| dataplane_error(what(), &e))
     }
 
-    fn endpoint(&self, conn: u64) -> Result<&Endpoint, Refused> {
+    pub(super) fn endpoint(&self, conn: u64) -> Result<&Endpoint, Refused> {
         self.endpoints
             .get(&conn)
             .ok_or_else(|| Refused::new(Errno::NOTCONN, "this connection has not attached"))

@@ -18,7 +18,7 @@
 //! * Workers ask again every 30 s for what they use; a stale neighbour is then confirmed by the kernel (NTF_USE).
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use afnet_abi::control::AddressState;
@@ -27,6 +27,8 @@ use afnet_dataplane::{Route, RouteKey};
 use rustix::io::Errno;
 
 use super::core::Core;
+use super::multicast::subnet_broadcast;
+use crate::dad::frame::group_mac;
 use crate::netlink::neigh::{Neighbour, State};
 use crate::netlink::route::{Found, Kind, RouteQuery};
 use crate::registry::{Owned, Prefix, Realm, Slot, bits};
@@ -118,12 +120,12 @@ impl Core {
             None => own.iter().find(tagged)?.realm,
         };
         let live = self.devices.get(usize::from(realm.device))?.live.as_ref()?;
-        Some(Route::Learn {
-            ifindex: live.link.ifindex,
-            vlan: realm.vlan,
-            src_mac: live.mac(),
-            mtu: live.link.mtu,
-            src: source(key, own.iter().filter(|o| o.realm == realm))?,
+        let src = source(key, own.iter().filter(|o| o.realm == realm))?;
+        let (ifindex, vlan, src_mac, mtu) = (live.link.ifindex, realm.vlan, live.mac(), live.link.mtu);
+        let group = if is_broadcast(key.dst, own) { Some([0xff; 6]) } else { group_mac(key.dst) };
+        Some(match group {
+            Some(dst_mac) => Route::Wire { ifindex, vlan, src_mac, dst_mac, mtu, src },
+            None => Route::Learn { ifindex, vlan, src_mac, mtu, src },
         })
     }
 
@@ -218,10 +220,10 @@ impl Core {
             mtu: live.link.mtu.min(found.mtu.unwrap_or(u32::MAX)),
             src,
         };
-        if found.kind == Kind::Broadcast {
+        if found.kind == Kind::Broadcast || is_broadcast(key.dst, own) {
             return wire([0xff; 6]);
         }
-        if let Some(mac) = multicast_mac(key.dst) {
+        if let Some(mac) = group_mac(key.dst) {
             return wire(mac);
         }
         let next_hop = found.gateway.unwrap_or(key.dst);
@@ -362,35 +364,14 @@ fn source<'a>(key: &RouteKey, own: impl Iterator<Item = &'a Owned> + Clone) -> O
     select(key.dst, exact).or_else(|| select(key.dst, own.map(candidate)))
 }
 
-/// Link-layer address of a multicast group (RFC 1112 6.4, RFC 2464 7).
-fn multicast_mac(dst: IpAddr) -> Option<[u8; 6]> {
-    match dst {
-        IpAddr::V4(a) if a == Ipv4Addr::BROADCAST => Some([0xff; 6]),
-        IpAddr::V4(a) if a.is_multicast() => {
-            let [_, b, c, d] = a.octets();
-            Some([1, 0, 0x5e, b & 0x7f, c, d])
-        }
-        IpAddr::V6(a) if a.is_multicast() => {
-            let o = Ipv6Addr::octets(&a);
-            Some([0x33, 0x33, o[12], o[13], o[14], o[15]])
-        }
-        _ => None,
-    }
+/// Whether it is everybody of an address's on-link prefix.
+fn is_broadcast(dst: IpAddr, own: &[Owned]) -> bool {
+    own.iter().filter(|o| !o.delegated).any(|o| subnet_broadcast(o) == Some(dst))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn groups_map_to_link_layer_addresses() {
-        let mac = |text: &str| multicast_mac(text.parse().unwrap());
-        assert_eq!(mac("224.128.1.2"), Some([1, 0, 0x5e, 0, 1, 2]));
-        assert_eq!(mac("239.255.1.2"), Some([1, 0, 0x5e, 0x7f, 1, 2]));
-        assert_eq!(mac("ff02::1:ff00:1234"), Some([0x33, 0x33, 0xff, 0, 0x12, 0x34]));
-        assert_eq!(mac("255.255.255.255"), Some([0xff; 6]));
-        assert_eq!(mac("192.0.2.1"), None);
-    }
 
     fn owned(address: &str, prefix_len: u8, delegated: bool) -> Owned {
         let realm = Realm { device: 0, vlan: Vlan::NONE };

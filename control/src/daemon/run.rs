@@ -153,6 +153,9 @@ fn serve(config: Config, instance: &Instance, group: Option<u32>) -> Result<(), 
     let result = core.turn(&mut poll, &mut server, &mut signals, &mut kernel);
     notify::notify("STOPPING=1");
     drop(server);
+    if !keep {
+        core.leave_groups();
+    }
     core.stop(keep);
     result
 }
@@ -372,6 +375,7 @@ impl Core {
         let device = &mut self.devices[usize::from(index)];
         tracing::warn!("{} is gone", device.config.name);
         let Some(mut live) = device.live.take() else { return };
+        self.groups_gone(index, ifindex);
         self.unconfine_device(ifindex);
         if let Err(e) = self.dataplane.remove_device(ifindex) {
             tracing::error!("taking {} from the workers: {e}", live.link.name);
@@ -405,6 +409,7 @@ impl Core {
             self.confine_device(ifindex)?;
         }
         self.reopen_ports(number)?;
+        self.groups_back(number);
         self.watch_ring(poll, index)?;
         if self.devices[index].live.as_ref().is_some_and(|live| live.link.ready()) {
             self.link_ready(number);

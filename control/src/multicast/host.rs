@@ -103,6 +103,16 @@ impl<F: Family> Host<F> {
         self.groups.get(&group).into_iter().flat_map(|g| g.members.keys().copied())
     }
 
+    /// What all members together want of a group.
+    pub fn wanted(&self, group: F::Address) -> Option<&Filter<F::Address>> {
+        self.groups.get(&group).map(|g| &g.merged)
+    }
+
+    /// When something is to be said of a group alone.
+    pub fn group_due(&self, group: F::Address) -> Option<Instant> {
+        self.groups.get(&group)?.due()
+    }
+
     /// What a member wants of a group.
     pub fn filter(&self, member: u64, group: F::Address) -> Option<&Filter<F::Address>> {
         self.groups.get(&group)?.members.get(&member)
@@ -137,6 +147,16 @@ impl<F: Family> Host<F> {
         self.refresh(now);
         for group in self.members.remove(&member).unwrap_or_default() {
             self.set(member, group, Filter::none(), now, random, &mut said);
+        }
+        said
+    }
+
+    /// All members are gone.
+    pub fn forget_all(&mut self, now: Instant, random: Random<'_>) -> Messages<F> {
+        let members: Vec<u64> = self.members.keys().copied().collect();
+        let mut said = Vec::new();
+        for member in members {
+            said.extend(self.forget(member, now, random));
         }
         said
     }

@@ -207,6 +207,24 @@ pub enum Request {
         #[serde(default)]
         reason: Option<String>,
     },
+    /// What this connection's endpoint hears in a multicast group, or at a broadcast address, from now on, instead of what was
+    /// said before (IPMulticastListen of RFC 3376 2). The host tells the network. No source, and not `exclude`: nothing.
+    Listen {
+        /// The group; 255.255.255.255, or the broadcast address of one of the compartment's addresses.
+        group: IpAddr,
+        /// Device, if it is not that of the compartment's first address of the family.
+        #[serde(default)]
+        dev: Option<String>,
+        /// VLAN, with `dev`.
+        #[serde(default)]
+        vlan: Vlan,
+        /// All sources but these; else these alone.
+        #[serde(default)]
+        exclude: bool,
+        /// Sources.
+        #[serde(default)]
+        sources: Vec<IpAddr>,
+    },
     /// Says something about this connection's endpoint, for those who list endpoints; instead of what was said before.
     Note {
         /// One line of at most [`MAX_NOTE`] bytes without control characters; empty: nothing.
@@ -491,6 +509,8 @@ pub struct Realm {
     pub protocol: String,
     /// The version that is spoken: that of the oldest querier there is.
     pub version: u8,
+    /// Who speaks for all members.
+    pub speaker: Speaker,
     /// Who asked last.
     #[serde(default)]
     pub querier: Option<IpAddr>,
@@ -510,8 +530,37 @@ pub struct Group {
     pub exclude: bool,
     /// Sources.
     pub sources: Vec<IpAddr>,
-    /// Compartments that are in it.
-    pub members: Vec<String>,
+    /// Compartments that are in it, each once for each filter.
+    pub members: Vec<Member>,
+    /// Programs of the host, or sockets of compartments, are in it as well.
+    #[serde(default)]
+    pub kernel: bool,
+    /// Milliseconds until something is said of it alone.
+    #[serde(default)]
+    pub timer: Option<u32>,
+}
+
+/// Who tells the network of memberships.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Speaker {
+    /// The kernel, which afnetd gives what its members want.
+    Kernel,
+    /// afnetd.
+    Afnetd,
+}
+
+/// A compartment in a group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// Its name.
+    pub name: String,
+    /// It hears all sources but these; else these alone.
+    #[serde(default)]
+    pub exclude: bool,
+    /// Sources.
+    #[serde(default)]
+    pub sources: Vec<IpAddr>,
 }
 
 /// The daemon at a glance.

@@ -62,7 +62,8 @@ union afnet_addr {
 #define AFNET_DONT_FRAGMENT 1u /* send: an error instead of fragments */
 #define AFNET_TRUNCATED	    2u /* received: longer than the buffer, the rest is lost */
 #define AFNET_KERNEL	    4u /* received: through a kernel socket; send: through that of the claim */
-#define AFNET_LOCAL	    8u /* received: from this host */
+#define AFNET_LOCAL	    8u	/* received: from this host */
+#define AFNET_NO_LOOP	    16u /* send, to a group: no copies for members on this host */
 
 /* One datagram, packet or error. */
 struct afnet_msg {
@@ -104,6 +105,16 @@ int afnet_claim(struct afnet *endpoint, const struct sockaddr *address, uint16_t
 
 /* Gives a claim back; address and port as when claimed. 0 or a negative errno. */
 int afnet_unclaim(struct afnet *endpoint, const struct sockaddr *address, uint16_t port);
+
+/*
+ * What the endpoint hears in a multicast group, or at a broadcast address, from now on, as
+ * setsourcefilter(3): fmode MCAST_EXCLUDE with no sources: everything; MCAST_INCLUDE with none:
+ * nothing. device: null for that of the compartment's first address of the family. 0 or a negative
+ * errno.
+ */
+int afnet_setsourcefilter(struct afnet *endpoint, const char *device, uint32_t vlan,
+			  const struct sockaddr *group, uint32_t fmode, uint32_t numsrc,
+			  const struct sockaddr_storage *slist);
 
 /*
  * Receives up to n messages. Blocks until there is one, for at most timeout_ms milliseconds (0:

@@ -13,7 +13,7 @@ use std::{
 
 use afnet_abi::control::EndpointKind;
 
-use crate::{AttachOptions, Datagram, Endpoint, Error, Kind, Message, Realm, Vlan};
+use crate::{AttachOptions, Datagram, Endpoint, Error, Kind, Membership, Message, Realm, Vlan};
 
 const NO_RECONNECT: u32 = 1;
 const POPULATE: u32 = 2;
@@ -22,6 +22,10 @@ const DONT_FRAGMENT: u32 = 1;
 const TRUNCATED: u32 = 2;
 const KERNEL: u32 = 4;
 const LOCAL: u32 = 8;
+const NO_LOOP: u32 = 16;
+/// MCAST_EXCLUDE and MCAST_INCLUDE of netinet/in.h.
+const EXCLUDE: u32 = 0;
+const INCLUDE: u32 = 1;
 /// `AF_INET` and `AF_INET6`, the same on all of Linux.
 const INET: u16 = 2;
 const INET6: u16 = 10;
@@ -245,6 +249,43 @@ pub unsafe extern "C" fn afnet_unclaim(endpoint: *mut Handle, address: *const u1
 }
 
 /// # Safety
+/// `endpoint` is from `afnet_attach`; `device` is null or a C string; `group` points to a socket address, `sources` to
+/// `count` structures of the size of `struct sockaddr_storage` with socket addresses.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn afnet_setsourcefilter(
+    endpoint: *mut Handle,
+    device: *const c_char,
+    vlan: u32,
+    group: *const u16,
+    mode: u32,
+    count: u32,
+    sources: *const [u8; 128],
+) -> c_int {
+    // SAFETY: by the caller's promise.
+    let (endpoint, device, group) = unsafe { (&mut (*endpoint).0, text(device), only(group)) };
+    let mut listed = Vec::new();
+    for i in 0..usize::try_from(count).unwrap_or(0) {
+        // SAFETY: below `count`.
+        match unsafe { only(sources.add(i).cast()) } {
+            Ok(Some(source)) => listed.push(source),
+            Ok(None) => return failed(&Error::Invalid("no sources")),
+            Err(e) => return failed(&e),
+        }
+    }
+    let make = || -> Result<Membership, Error> {
+        let vlan = Vlan::from_raw(vlan).map_err(|_| Error::Invalid("no such VLAN"))?;
+        let exclude = match mode {
+            EXCLUDE => true,
+            INCLUDE => false,
+            _ => return Err(Error::Invalid("neither MCAST_INCLUDE nor MCAST_EXCLUDE")),
+        };
+        let group = group?.ok_or(Error::Invalid("no group"))?;
+        Ok(Membership { group, device: device?.map(|device| (device, vlan)), exclude, sources: listed })
+    };
+    status(make().and_then(|membership| endpoint.listen(&membership)))
+}
+
+/// # Safety
 /// `endpoint` is from `afnet_attach`; `messages` points to `n` messages whose `data` has room for `len` bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn afnet_recv(
@@ -367,6 +408,7 @@ unsafe fn send_one(endpoint: &mut Endpoint, message: &Msg) -> Result<(), Error> 
         tos: message.tos,
         segment: message.segment,
         dont_fragment: message.flags & DONT_FRAGMENT != 0,
+        no_loop: message.flags & NO_LOOP != 0,
         realm: (message.ifindex != 0).then_some(Realm { ifindex: message.ifindex, vlan }),
         ..Message::new(remote, payload)
     };

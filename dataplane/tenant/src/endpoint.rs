@@ -132,6 +132,7 @@ impl Endpoint {
                 kind: options.kind,
                 tx: Vec::new(),
                 claims: Claims::default(),
+                groups: Vec::new(),
                 connected: false,
                 full: None,
             },
@@ -348,7 +349,7 @@ impl Endpoint {
     }
 
     /// One request without descriptors in the answer.
-    fn call(&mut self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<Answer, Error> {
+    pub(crate) fn call(&mut self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<Answer, Error> {
         let connection = self.connection.as_mut().ok_or(Error::Disconnected)?;
         let result = connection.call(request, fds);
         if !matches!(result, Ok(_) | Err(Error::Refused(_))) {
@@ -365,7 +366,8 @@ impl Endpoint {
         self.sender.connected = false;
     }
 
-    /// Attaches anew and claims everything again, with the same kernel sockets, whether or not the daemon has gone.
+    /// Attaches anew, claims everything again, with the same kernel sockets, and joins its groups, whether or not the daemon
+    /// has gone.
     /// What the old rings still hold is lost.
     ///
     /// # Errors
@@ -384,6 +386,8 @@ impl Endpoint {
         });
         // Kept in any case: their sockets have the traffic while nobody else does.
         self.sender.claims = claims;
+        let groups = self.sender.groups.clone();
+        let result = result.and_then(|()| groups.iter().try_for_each(|m| self.send_membership(m)));
         if result.is_err() {
             self.disconnect();
         }

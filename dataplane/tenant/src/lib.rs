@@ -27,6 +27,7 @@
 //! | module | contents |
 //! |---|---|
 //! | `endpoint` | [`Endpoint`]: attach, claim, reconnect |
+//! | `group` | [`Membership`]: multicast and broadcast |
 //! | `receive` | its calls that receive, wait and send one at a time |
 //! | `sender` | [`Sender`]: batches into the TX rings, or the kernel sockets |
 //! | `datagram` | [`Datagram`], what is received; [`IcmpError`] |
@@ -48,6 +49,7 @@ mod connection;
 mod datagram;
 mod endpoint;
 mod error;
+mod group;
 mod instance;
 mod message;
 pub mod parts;
@@ -61,6 +63,7 @@ pub use afnet_ring::Payload;
 pub use datagram::{Datagram, IcmpError, Kind};
 pub use endpoint::{AttachOptions, Endpoint};
 pub use error::Error;
+pub use group::Membership;
 pub use instance::socket_path;
 pub use message::{Message, Realm};
 pub use receive::Received;

@@ -27,7 +27,7 @@ pub struct Message<'a> {
     pub local: Option<IpAddr>,
     /// Source port, one that the endpoint has claimed; 0: its first claim.
     pub local_port: u16,
-    /// TTL or hop limit; 0: the host's default, 64.
+    /// TTL or hop limit; 0: the host's default, 64, or 1 to a multicast group.
     pub ttl: u8,
     /// TOS or traffic class: DSCP and ECN.
     pub tos: u8,
@@ -35,6 +35,8 @@ pub struct Message<'a> {
     pub segment: u16,
     /// Never fragment: a datagram above the path MTU comes back as an [`crate::IcmpError`] with the MTU.
     pub dont_fragment: bool,
+    /// To a group: no copies for members on this host (IP_MULTICAST_LOOP off).
+    pub no_loop: bool,
     /// Device and VLAN to leave by; `None`: by the routing table.
     pub realm: Option<Realm>,
 }
@@ -51,6 +53,7 @@ impl<'a> Message<'a> {
             tos: 0,
             segment: 0,
             dont_fragment: false,
+            no_loop: false,
             realm: None,
         }
     }
@@ -75,7 +78,8 @@ impl<'a> Message<'a> {
             kind: kind::DATAGRAM,
             ttl: self.ttl,
             tos: self.tos,
-            flags: if self.dont_fragment { flags::DONT_FRAGMENT } else { 0 },
+            flags: if self.dont_fragment { flags::DONT_FRAGMENT } else { 0 }
+                | if self.no_loop { flags::NO_LOOP } else { 0 },
             segment: self.segment,
             local_port: self.local_port,
             remote_port: self.remote.port(),

@@ -12,7 +12,7 @@ use afnet_abi::{
 };
 use afnet_ring::{Producer, Reserved};
 
-use crate::{Datagram, Error, Kind, Message, claim::Claims, datagram::Bytes, message::mapped};
+use crate::{Datagram, Error, Kind, Membership, Message, claim::Claims, datagram::Bytes, message::mapped};
 
 /// Records after which a batch is published without being told: the worker starts on them while we go on. A quarter
 /// of it would double the fences for each record, four times as much delays the first one.
@@ -50,6 +50,8 @@ pub struct Sender {
     pub(crate) kind: EndpointKind,
     pub(crate) tx: Vec<Tx>,
     pub(crate) claims: Claims,
+    /// What the endpoint hears in groups.
+    pub(crate) groups: Vec<Membership>,
     /// Whether a daemon serves the rings.
     pub(crate) connected: bool,
     /// Ring and payload length of the last send that found no room.
@@ -124,7 +126,8 @@ impl Sender {
         match to.bytes {
             Bytes::Ring(payload, worker) if self.connected && to.kind() == Kind::Datagram => {
                 let ring = worker.min(self.tx.len() - 1);
-                self.put(ring, &answer(&to.record), payload.len(), |room| {
+                let record = answer(&to.record, &self.groups);
+                self.put(ring, &record, payload.len(), |room| {
                     room.write_payload(&payload);
                 })
             }
@@ -147,7 +150,8 @@ impl Sender {
         match to.bytes {
             Bytes::Ring(_, worker) if self.connected => {
                 let ring = worker.min(self.tx.len() - 1);
-                self.put(ring, &answer(&to.record), payload.len(), |room| room.write(0, payload))
+                let record = answer(&to.record, &self.groups);
+                self.put(ring, &record, payload.len(), |room| room.write(0, payload))
             }
             // By the socket it came through, or would have come through.
             _ => self.claims.send(Some(to.local().ip()), to.local().port(), to.remote(), payload, 0),
@@ -210,14 +214,16 @@ fn hash(bytes: &[u8]) -> u64 {
 }
 
 /// Descriptor of an answer to what was received.
-fn answer(received: &Record) -> Record {
+fn answer(received: &Record, groups: &[Membership]) -> Record {
+    // Nobody sends from a group's address.
+    let to_group = groups.iter().any(|m| mapped(m.group) == received.local);
     Record {
         kind: kind::DATAGRAM,
         local_port: received.local_port,
         remote_port: received.remote_port,
         vlan: received.vlan,
         ifindex: received.ifindex,
-        local: received.local,
+        local: if to_group { [0; 16] } else { received.local },
         remote: received.remote,
         ..Record::default()
     }

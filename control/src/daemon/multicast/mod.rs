@@ -1,0 +1,425 @@
+//! Group membership: of the endpoints, for which the workers replicate, and of the IPv6 addresses, whose solicited-node
+//! groups have to be heard (RFC 4862 5.4.2). Drives [`crate::multicast`].
+//!
+//! ```text
+//! address given, taken ----------+
+//! endpoint wants a group --------+-> Host (one of IGMP, one of MLD in each realm): all filters merged
+//! XDP's ring: queries, reports --+        |                            |
+//! timers ------------------------+        | tagged realm               | untagged realm
+//!                                         v                            v
+//!                                  reports, by AF_PACKET       sockets of ours (kernel.rs):
+//!                                                              the kernel merges and reports
+//! ```
+//!
+//! | file | what |
+//! |---|---|
+//! | `mod.rs` | the machines and what they say |
+//! | `listen.rs` | endpoints: what may be asked for, workers, XDP program |
+//! | `kernel.rs` | groups that the kernel reports for us; who else is in them; the device's filter |
+//!
+//! One speaker for each realm: where the kernel has an interface it speaks for itself already, so it is given what our
+//! members want. In untagged realms the machine only follows: queriers, versions, filters for those who look.
+//!
+//! Reports in tagged realms come from 0.0.0.0 (RFC 3376 4.2.13), or from `::` (RFC 3590) unless a compartment has a
+//! link-local address there: the host has none of its own.
+
+mod kernel;
+mod listen;
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::{Duration, Instant};
+
+use abi::{Answer, Group, Realm as RealmGroups};
+use afnet_abi::control::{self as abi, AddressState};
+use afnet_abi::vlan::Vlan;
+use afnet_bpf::Membership;
+use afnet_dataplane::Sources;
+use rustix::io::Errno;
+
+use self::kernel::{Filters, Kernel};
+use super::core::Core;
+use crate::dad::{frame, splitmix};
+use crate::error::Refused;
+use crate::multicast::igmp::Igmp;
+use crate::multicast::mld::Mld;
+use crate::multicast::{Family, Filter, Host, Limits, Message, Version};
+use crate::registry::{Owned, Realm};
+
+pub use self::listen::{MAX_SOURCES, Wanted, subnet_broadcast};
+
+/// Groups are spread over time by their random delays; this many realms have their turn in one of the loop at most.
+const BURST: usize = 64;
+/// Numbers of addresses as members; those below are endpoints'.
+const ADDRESSES: u64 = 1 << 63;
+
+/// What there is for it.
+#[derive(Debug)]
+pub struct Multicast {
+    realms: HashMap<Realm, Hosts>,
+    limits: Limits,
+    /// By address: its number as a member, which says nothing else.
+    members: HashMap<(Realm, IpAddr), u64>,
+    next_member: u64,
+    random: u64,
+    kernel: Kernel,
+    filters: Filters,
+}
+
+/// The machines of a realm.
+#[derive(Debug)]
+struct Hosts {
+    igmp: Host<Igmp>,
+    mld: Host<Mld>,
+}
+
+/// A family that is spoken here.
+trait Spoken: Family<Address: Into<IpAddr>> {
+    /// Its name, and that of its newest version.
+    const NAME: (&str, u8);
+
+    fn host(hosts: &mut Hosts) -> &mut Host<Self>
+    where
+        Self: Sized;
+
+    fn shown(hosts: &Hosts) -> &Host<Self>
+    where
+        Self: Sized;
+
+    fn address(address: IpAddr) -> Option<Self::Address>;
+}
+
+impl Spoken for Igmp {
+    const NAME: (&str, u8) = ("igmp", 3);
+
+    fn host(hosts: &mut Hosts) -> &mut Host<Self> {
+        &mut hosts.igmp
+    }
+
+    fn shown(hosts: &Hosts) -> &Host<Self> {
+        &hosts.igmp
+    }
+
+    fn address(address: IpAddr) -> Option<Ipv4Addr> {
+        if let IpAddr::V4(address) = address { Some(address) } else { None }
+    }
+}
+
+impl Spoken for Mld {
+    const NAME: (&str, u8) = ("mld", 2);
+
+    fn host(hosts: &mut Hosts) -> &mut Host<Self> {
+        &mut hosts.mld
+    }
+
+    fn shown(hosts: &Hosts) -> &Host<Self> {
+        &hosts.mld
+    }
+
+    fn address(address: IpAddr) -> Option<Ipv6Addr> {
+        if let IpAddr::V6(address) = address { Some(address) } else { None }
+    }
+}
+
+impl Multicast {
+    /// `seed`: delays are to differ from those of other hosts. `groups`: most of one member.
+    pub fn new(seed: u64, groups: usize) -> Self {
+        Self {
+            realms: HashMap::new(),
+            limits: Limits { groups, sources: MAX_SOURCES },
+            members: HashMap::new(),
+            next_member: ADDRESSES,
+            random: seed,
+            kernel: Kernel::default(),
+            filters: Filters::default(),
+        }
+    }
+
+    /// When [`Core::multicast`] has something to do.
+    pub fn next(&self) -> Option<Instant> {
+        let machines = self.realms.values().flat_map(|hosts| [hosts.igmp.due(), hosts.mld.due()]).flatten();
+        machines.chain(self.kernel.next_look()).min()
+    }
+
+    fn hosts(&mut self, realm: Realm) -> &mut Hosts {
+        let limits = self.limits;
+        self.realms.entry(realm).or_insert_with(|| Hosts { igmp: Host::new(limits), mld: Host::new(limits) })
+    }
+}
+
+/// The solicited-node group of an address for which we have to speak. (In untagged realms the kernel joins for its own
+/// addresses, and `probe::groups` for the others.)
+fn solicited(owned: &Owned) -> Option<Ipv6Addr> {
+    match owned.address {
+        IpAddr::V6(v6) if speaks(owned.realm) && !owned.delegated => Some(frame::solicited_node(v6)),
+        _ => None,
+    }
+}
+
+/// Whether we report membership there, and not the kernel.
+fn speaks(realm: Realm) -> bool {
+    realm.vlan != Vlan::NONE
+}
+
+/// Sources in a family's own form.
+fn filter<F: Spoken>(wanted: &Sources) -> Filter<F::Address> {
+    let list = wanted.list.iter().filter_map(|source| F::address(*source)).collect();
+    if wanted.exclude { Filter::Exclude(list) } else { Filter::Include(list) }
+}
+
+impl Core {
+    /// An address is to be heard of: before it is probed.
+    pub(super) fn join(&mut self, owned: &Owned) {
+        let Some(group) = solicited(owned) else { return };
+        let all = &mut self.multicast;
+        let member = *all.members.entry((owned.realm, owned.address)).or_insert_with(|| {
+            all.next_member += 1;
+            all.next_member
+        });
+        if let Err(e) = self.report::<Mld>(owned.realm, member, group, &Sources::all()) {
+            tracing::error!("joining {group} for {}: {e}", owned.address);
+        }
+    }
+
+    /// It is no more.
+    pub(super) fn leave(&mut self, owned: &Owned) {
+        let Some(group) = solicited(owned) else { return };
+        let Some(member) = self.multicast.members.remove(&(owned.realm, owned.address)) else { return };
+        if let Err(e) = self.report::<Mld>(owned.realm, member, group, &Sources::none()) {
+            tracing::error!("leaving {group} for {}: {e}", owned.address);
+        }
+    }
+
+    /// What a member wants of a group, to the machine and so to the network. Refused: it is as before.
+    fn report<F: Spoken>(
+        &mut self,
+        realm: Realm,
+        member: u64,
+        group: F::Address,
+        wanted: &Sources,
+    ) -> Result<(), Refused> {
+        let ifindex = self.live_ifindex(realm);
+        let all = &mut self.multicast;
+        let mut random = all.random;
+        let host = F::host(all.hosts(realm));
+        let wants = |host: &Host<F>| host.wanted(group).cloned().unwrap_or(Filter::none());
+        let (before, own) = (wants(host), host.filter(member, group).cloned().unwrap_or(Filter::none()));
+        let now = Instant::now();
+        let said = host
+            .listen(member, group, filter::<F>(wanted), now, &mut || splitmix(&mut random))
+            .map_err(|e| Refused::new(Errno::NOBUFS, e.to_string()))?;
+        let merged = wants(host);
+        all.random = random;
+        let address: IpAddr = group.into();
+        if speaks(realm) {
+            if let Some(ifindex) = ifindex {
+                all.filters.change(ifindex, address, !before.is_none(), !merged.is_none());
+            }
+            self.say::<F>(realm, &said);
+            return Ok(());
+        }
+        let Some(ifindex) = ifindex else { return Ok(()) };
+        if let Err(e) = all.kernel.set(ifindex, address, &merged) {
+            let host = F::host(all.hosts(realm));
+            // Back to what it was, which was within all limits.
+            drop(host.listen(member, group, own, now, &mut || splitmix(&mut random)));
+            let text = format!(
+                "the kernel does not join {address} with {} sources: {e}; see net.ipv4.igmp_max_msf, net.ipv6.mld_max_msf and net.core.optmem_max",
+                merged.sources().len()
+            );
+            return Err(Refused::new(e, text));
+        }
+        Ok(())
+    }
+
+    fn live_ifindex(&self, realm: Realm) -> Option<u32> {
+        let device = self.devices.get(usize::from(realm.device))?;
+        device.live.as_ref().map(|live| live.link.ifindex)
+    }
+
+    /// Does what is due.
+    pub(super) fn multicast(&mut self, now: Instant) {
+        self.turn_machines::<Igmp>(now);
+        self.turn_machines::<Mld>(now);
+        if self.multicast.kernel.next_look().is_some_and(|at| at <= now) {
+            self.look_at_kernel(now);
+        }
+    }
+
+    fn turn_machines<F: Spoken>(&mut self, now: Instant) {
+        let due = |(realm, hosts): (&Realm, &Hosts)| {
+            F::shown(hosts).due().is_some_and(|at| at <= now).then_some(*realm)
+        };
+        let realms: Vec<Realm> = self.multicast.realms.iter().filter_map(due).take(BURST).collect();
+        for realm in realms {
+            self.with_host::<F>(realm, |host, random| host.timer(now, random));
+            let over = |hosts: &Hosts| {
+                let idle = hosts.igmp.groups().next().is_none() && hosts.mld.groups().next().is_none();
+                idle && hosts.igmp.due().is_none() && hosts.mld.due().is_none()
+            };
+            // Nothing wanted, nothing left to say.
+            if self.multicast.realms.get(&realm).is_some_and(over) {
+                self.multicast.realms.remove(&realm);
+            }
+        }
+    }
+
+    /// Has a machine do something, and says what comes of it.
+    fn with_host<F: Spoken>(
+        &mut self,
+        realm: Realm,
+        act: impl FnOnce(&mut Host<F>, &mut dyn FnMut() -> u64) -> Vec<Message<F::Address>>,
+    ) {
+        let Multicast { realms, random, .. } = &mut self.multicast;
+        let Some(hosts) = realms.get_mut(&realm) else { return };
+        let said = act(F::host(hosts), &mut || splitmix(random));
+        self.say::<F>(realm, &said);
+    }
+
+    /// What the XDP program of a device has heard.
+    pub(super) fn heard(&mut self, device: u16, membership: &Membership) {
+        let realm = Realm { device, vlan: membership.vlan };
+        match membership.packet.first().map(|byte| byte >> 4) {
+            Some(4) => self.heard_of::<Igmp>(realm, &membership.packet),
+            _ => self.heard_of::<Mld>(realm, &membership.packet),
+        }
+    }
+
+    fn heard_of<F: Spoken>(&mut self, realm: Realm, packet: &[u8]) {
+        if !self.multicast.realms.contains_key(&realm) {
+            return;
+        }
+        if let Some(heard) = F::parse(packet) {
+            let now = Instant::now();
+            self.with_host::<F>(realm, |host, random| {
+                host.hear(&heard, now, random);
+                Vec::new()
+            });
+        }
+    }
+
+    /// A device's link is there: whoever is at the other end knows nothing of us.
+    pub(super) fn join_again(&mut self, device: u16) {
+        let realms: Vec<Realm> =
+            self.multicast.realms.keys().filter(|realm| realm.device == device).copied().collect();
+        for realm in realms {
+            let now = Instant::now();
+            self.with_host::<Igmp>(realm, |host, random| host.again(now, random));
+            self.with_host::<Mld>(realm, |host, random| host.again(now, random));
+        }
+    }
+
+    /// We go: what we report alone is left.
+    pub(super) fn leave_groups(&mut self) {
+        let realms: Vec<Realm> = self.multicast.realms.keys().copied().collect();
+        for realm in realms {
+            let now = Instant::now();
+            self.with_host::<Igmp>(realm, |host, random| host.forget_all(now, random));
+            self.with_host::<Mld>(realm, |host, random| host.forget_all(now, random));
+        }
+    }
+
+    /// Sends messages where we are the speaker. What is lost is repeated: that is what robustness is for.
+    fn say<F: Spoken>(&self, realm: Realm, said: &[Message<F::Address>]) {
+        if said.is_empty() || !speaks(realm) {
+            return;
+        }
+        let live = self.devices.get(usize::from(realm.device)).and_then(|d| d.live.as_ref());
+        let Some(live) = live.filter(|live| live.link.ready()) else { return };
+        let Some(source) = self.speaker::<F>(realm) else { return };
+        let mtu = usize::try_from(live.link.mtu).unwrap_or(usize::MAX);
+        for message in said {
+            for packet in F::build(message, source, mtu) {
+                let frame = frame::multicast(live.mac(), realm.vlan, &packet);
+                if let Err(e) = self.probes.send(live.link.ifindex, &frame) {
+                    tracing::debug!("sending a membership report to {}: {e}", live.link.name);
+                }
+            }
+        }
+    }
+
+    /// What reports come from.
+    fn speaker<F: Spoken>(&self, realm: Realm) -> Option<F::Address> {
+        let link_local = |address: IpAddr| matches!(address, IpAddr::V6(a) if a.is_unicast_link_local());
+        let mut all = self.registry.iter().flat_map(|(_, compartment)| &compartment.addresses);
+        let own = all.find(|o| {
+            o.realm == realm && o.state == AddressState::Ok && !o.delegated && link_local(o.address)
+        });
+        let own = own.and_then(|owned| F::address(owned.address));
+        own.or(F::address(Ipv4Addr::UNSPECIFIED.into())).or(F::address(Ipv6Addr::UNSPECIFIED.into()))
+    }
+
+    /// Groups, for those who look.
+    pub(super) fn maddr(&self) -> Answer {
+        let mut realms: Vec<Realm> = self.multicast.realms.keys().copied().collect();
+        realms.sort_unstable();
+        let list = realms
+            .into_iter()
+            .flat_map(|realm| [self.shown::<Igmp>(realm), self.shown::<Mld>(realm)].into_iter().flatten());
+        Answer::Groups(list.collect())
+    }
+
+    fn shown<F: Spoken>(&self, realm: Realm) -> Option<RealmGroups> {
+        let host = F::shown(self.multicast.realms.get(&realm)?);
+        if host.groups().next().is_none() && host.querier().is_none() {
+            return None;
+        }
+        let now = Instant::now();
+        let left = |at: Instant| millis(at.saturating_duration_since(now));
+        let ifindex = self.live_ifindex(realm);
+        let owners: HashMap<u64, String> = (self.multicast.members.iter())
+            .filter(|((of, _), _)| *of == realm)
+            .filter_map(|((realm, address), member)| {
+                Some((*member, self.registry.owner_of(*realm, *address)?.to_owned()))
+            })
+            .chain(self.endpoints.values().map(|endpoint| (endpoint.id, self.name(endpoint.slot))))
+            .collect();
+        let (name, newest) = F::NAME;
+        let sources = |filter: &Filter<F::Address>| filter.sources().iter().map(|s| (*s).into()).collect();
+        let groups = host.groups().map(|(group, filter)| {
+            let mut members: Vec<abi::Member> = host
+                .members(group)
+                .filter_map(|member| {
+                    let wanted = host.filter(member, group)?;
+                    Some(abi::Member {
+                        name: owners.get(&member)?.clone(),
+                        exclude: wanted.excludes(),
+                        sources: sources(wanted),
+                    })
+                })
+                .collect();
+            members.sort_unstable_by(|a, b| {
+                (&a.name, a.exclude, &a.sources).cmp(&(&b.name, b.exclude, &b.sources))
+            });
+            members.dedup();
+            let address = group.into();
+            Group {
+                address,
+                exclude: filter.excludes(),
+                sources: sources(filter),
+                members,
+                kernel: ifindex.is_some_and(|i| self.multicast.kernel.has_others(i, address)),
+                timer: host.group_due(group).map(left),
+            }
+        });
+        let groups = groups.collect();
+        Some(RealmGroups {
+            dev: self.device_name(realm).to_owned(),
+            vlan: realm.vlan,
+            protocol: name.to_owned(),
+            version: match host.version() {
+                Version::Current => newest,
+                Version::Old => newest - 1,
+                Version::Oldest => 1,
+            },
+            speaker: if speaks(realm) { abi::Speaker::Afnetd } else { abi::Speaker::Kernel },
+            querier: host.querier().map(Into::into),
+            timer: host.due().map(left),
+            groups,
+        })
+    }
+}
+
+fn millis(time: Duration) -> u32 {
+    u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
+}
