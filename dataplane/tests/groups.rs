@@ -30,16 +30,6 @@ fn at(address: &str, port: u16) -> SocketAddr {
     SocketAddr::new(ip(address), port)
 }
 
-fn mapped_mac(group: IpAddr) -> [u8; 6] {
-    match group {
-        IpAddr::V4(a) => {
-            let [_, b, c, d] = a.octets();
-            [1, 0, 0x5e, b & 0x7f, c, d]
-        }
-        IpAddr::V6(a) => packet::multicast_mac(a),
-    }
-}
-
 /// A rig whose peer sends to groups by the wire, and knows the MAC addresses of groups.
 fn rig(label: &str) -> Rig {
     let mut rig = Rig::new(label);
@@ -51,7 +41,7 @@ fn rig(label: &str) -> Rig {
             ifindex: rig.ifindex,
             vlan: Vlan::NONE,
             src_mac: rig.mac,
-            dst_mac: mapped_mac(dst),
+            dst_mac: packet::group_mac(dst),
             mtu: rig.mtu,
             src,
         };
@@ -181,7 +171,7 @@ fn what_is_sent_is_heard_outside_and_here() {
             })
         });
         let view = net::parse::parse(&frame).unwrap();
-        assert_eq!((view.ttl, view.dst_mac), (1, mapped_mac(ip(group))));
+        assert_eq!((view.ttl, view.dst_mac), (1, packet::group_mac(ip(group))));
         for tenant in [&mut a, &mut b] {
             let (record, got) = rig.receive(tenant);
             assert_eq!((got, record.flags), (b"hello".to_vec(), flags::LOCAL));
@@ -251,12 +241,12 @@ fn our_own_from_the_wire_is_nothing() {
     let wire = Wire::open(&rig.bed.peer, PEER);
     for (own, group) in [(V4, GROUPS[0]), (V6, GROUPS[1])] {
         listen(&mut rig, &a, group, Sources::all());
-        let macs = (rig.bed.peer_mac(), mapped_mac(ip(group)));
+        let macs = (rig.bed.peer_mac(), packet::group_mac(ip(group)));
         wire.send(&packet::udp(macs, at(own, 9), at(group, PORT), b"back again"));
     }
     rig.until("drops", |rig| (rig.worker(Counter::RxGroupOwn) == 2).then_some(()));
     // And a wrong checksum.
-    let macs = (rig.bed.peer_mac(), mapped_mac(ip(GROUPS[0])));
+    let macs = (rig.bed.peer_mac(), packet::group_mac(ip(GROUPS[0])));
     let mut frame = packet::udp(macs, at("192.0.2.100", 9), at(GROUPS[0], PORT), b"bent");
     *frame.last_mut().unwrap() ^= 1;
     wire.send(&frame);

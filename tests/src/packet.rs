@@ -193,6 +193,17 @@ pub fn solicited_node(target: Ipv6Addr) -> Ipv6Addr {
     Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | u16::from(a), u16::from_be_bytes([b, c]))
 }
 
+/// MAC address of a multicast group of either family.
+pub fn group_mac(group: IpAddr) -> Mac {
+    match group {
+        IpAddr::V4(group) => {
+            let [_, b, c, d] = group.octets();
+            [1, 0, 0x5e, b & 0x7f, c, d]
+        }
+        IpAddr::V6(group) => multicast_mac(group),
+    }
+}
+
 /// Ethernet address of an IPv6 multicast group (RFC 2464 7).
 pub fn multicast_mac(group: Ipv6Addr) -> Mac {
     let [.., a, b, c, d] = group.octets();

@@ -101,6 +101,11 @@ fn realm(daemon: &Afnetd<'_>) -> serde_json::Value {
     daemon.json("maddr")[0].clone()
 }
 
+/// A member of all sources.
+fn of(name: &str) -> serde_json::Value {
+    serde_json::json!({"name": name, "exclude": true, "sources": []})
+}
+
 #[test]
 fn solicited_node_groups_are_reported_in_tagged_realms() {
     let bed = Bed::new("maddr");
@@ -124,7 +129,7 @@ fn solicited_node_groups_are_reported_in_tagged_realms() {
     let shown = realm(&daemon);
     assert_eq!((&shown["dev"], &shown["vlan"], &shown["version"]), (&DEVICE.into(), &"5".into(), &2.into()));
     assert_eq!(shown["groups"].as_array().unwrap().len(), 1, "{shown}");
-    assert_eq!(shown["groups"][0]["members"], serde_json::json!(["a", "b"]), "{shown}");
+    assert_eq!(shown["groups"][0]["members"], serde_json::json!([of("a"), of("b")]), "{shown}");
     let text = daemon.ok("maddr");
     assert!(text.contains("vlan 5 mld version 2") && text.contains(GROUP), "{text}");
 
@@ -145,7 +150,7 @@ fn solicited_node_groups_are_reported_in_tagged_realms() {
     assert_eq!(realm(&daemon)["version"], 1);
     // The last member says that it leaves, the first one nothing.
     daemon.ok(&format!("addr del fd00::1:0:10 dev {DEVICE} vlan 5"));
-    assert_eq!(realm(&daemon)["groups"][0]["members"], serde_json::json!(["a"]));
+    assert_eq!(realm(&daemon)["groups"][0]["members"], serde_json::json!([of("a")]));
     daemon.ok(&format!("addr del 2001:db8::10 dev {DEVICE} vlan 5"));
     assert_eq!(wire.expect("a Done", done), group);
     wait::until_true("nothing to show", || {

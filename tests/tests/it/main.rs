@@ -11,6 +11,7 @@ mod dad_later;
 mod echo;
 mod errors;
 mod fragments;
+mod groups;
 mod harness;
 mod host;
 mod hostile;

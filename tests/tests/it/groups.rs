@@ -1,0 +1,387 @@
+//! Multicast and broadcast for endpoints: what the network is told, and who hears what. The judge is a kernel bridge that
+//! asks and snoops: what it knows of groups, and what it lets through.
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr, UdpSocket},
+    time::Duration,
+};
+
+use afnet_abi::{control::EndpointKind, vlan::Vlan};
+use afnet_tenant::{Endpoint, Error, Membership, Message};
+use afnet_tests::{
+    afnetd::Afnetd,
+    bed::{Bed, DEVICE, PEER, PEER_V4, PEER_V6},
+    netns::Netns,
+    packet,
+    veth::Veth,
+    wait,
+    wire::Wire,
+};
+use rustix::io::Errno;
+
+const PORT: u16 = 5000;
+/// Tags of the realm `vlan 5`.
+const FIVE: &[(u16, u16)] = &[(0x8100, 5)];
+const PEER_MAC: packet::Mac = [2, 0xbb, 0, 0, 0, 7];
+/// A group of each family, and the sender's address.
+const FAMILIES: [(&str, &str); 2] = [("239.1.2.3", PEER_V4), ("ff15::123", PEER_V6)];
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn at(address: &str, port: u16) -> SocketAddr {
+    SocketAddr::new(ip(address), port)
+}
+
+fn membership(group: &str, exclude: bool, sources: &[&str]) -> Membership {
+    let sources = sources.iter().map(|s| ip(s)).collect();
+    Membership { group: ip(group), device: None, exclude, sources }
+}
+
+/// Puts the peer's end into a bridge that asks, in these versions, and snoops; it has the peer's addresses.
+fn snoop(bed: &Bed, (igmp, mld): (u8, u8)) {
+    let peer = &bed.peer;
+    // It asks every second; answers come, and members count as gone, within a fifth of one.
+    peer.ip(&format!(
+        "link add br0 type bridge mcast_snooping 1 mcast_igmp_version {igmp} mcast_mld_version {mld} \
+         mcast_query_interval 100 mcast_query_response_interval 20 mcast_startup_query_interval 50 \
+         mcast_last_member_interval 20"
+    ));
+    // Afterwards: so long as an answer may take it lets everything through.
+    peer.ip("link set br0 type bridge mcast_querier 1");
+    peer.sysctl("ipv6/conf/br0/accept_dad", "0");
+    peer.ip(&format!("link set {PEER} master br0"));
+    peer.ip(&format!("addr flush dev {PEER}"));
+    peer.ip(&format!("addr add {PEER_V4}/24 dev br0"));
+    peer.ip(&format!("addr add {PEER_V6}/64 dev br0 nodad"));
+    peer.ip("link set br0 up");
+    peer.ip("route add 224.0.0.0/4 dev br0");
+}
+
+/// What the bridge knows of a group at a port: filter mode and sources.
+fn known(bed: &Bed, group: &str, port: &str) -> Option<(String, BTreeSet<String>)> {
+    let text = bed.peer.run("bridge -d -j mdb show dev br0");
+    let all: serde_json::Value = serde_json::from_str(&text).expect("JSON of bridge(8)");
+    let is_it = |e: &&serde_json::Value| e["grp"] == group && e["port"] == port && e.get("src").is_none();
+    let entry = all[0]["mdb"].as_array()?.iter().find(is_it)?;
+    let mode = entry["filter_mode"].as_str().unwrap_or("exclude").to_owned();
+    let sources = entry["source_list"].as_array().into_iter().flatten();
+    Some((mode, sources.filter_map(|s| Some(s["address"].as_str()?.to_owned())).collect()))
+}
+
+#[track_caller]
+fn await_known(bed: &Bed, group: &str, mode: &str, sources: &[&str]) {
+    let wanted = (mode.to_owned(), sources.iter().map(|s| (*s).to_owned()).collect());
+    let found =
+        wait::within(wait::PATIENCE, || (known(bed, group, PEER).as_ref() == Some(&wanted)).then_some(()));
+    let table = || bed.peer.run("bridge -d mdb show dev br0");
+    assert!(found.is_some(), "not {wanted:?} but {:?}: {}", known(bed, group, PEER), table());
+}
+
+#[track_caller]
+fn await_forgotten(bed: &Bed, group: &str) {
+    wait::until_true("the bridge to forget", || known(bed, group, PEER).is_none());
+}
+
+fn two_compartments<'a>(bed: &'a Bed) -> (Afnetd<'a>, Endpoint, Endpoint) {
+    let daemon = Afnetd::start(bed);
+    daemon.add_compartment("a", &["192.0.2.10/24", "2001:db8::10/64"]);
+    daemon.add_compartment("b", &["192.0.2.11/24", "2001:db8::11/64"]);
+    let [a, b] = ["a", "b"].map(|name| daemon.claim(name, PORT));
+    (daemon, a, b)
+}
+
+/// A socket of the peer on any port, and a payload that says which it is.
+fn sender(bed: &Bed, address: &str) -> UdpSocket {
+    bed.peer.enter(|| UdpSocket::bind(at(address, 0))).expect("bind")
+}
+
+/// Sends until the endpoint has heard it, and answers with what came.
+#[track_caller]
+fn until_heard(endpoint: &mut Endpoint, mut send: impl FnMut()) -> afnet_tenant::Received {
+    let mut buffer = [0; 2000];
+    endpoint.set_timeout(Some(Duration::from_millis(100)));
+    let heard = wait::within(wait::PATIENCE, || {
+        send();
+        endpoint.recv(&mut buffer).ok()
+    });
+    endpoint.set_timeout(Some(wait::PATIENCE));
+    heard.expect("the endpoint hears nothing")
+}
+
+/// Throws away what has come, until nothing comes for a while.
+fn drain(endpoint: &mut Endpoint) {
+    endpoint.set_timeout(Some(Duration::from_millis(200)));
+    while endpoint.recv(&mut [0; 2000]).is_ok() {}
+    endpoint.set_timeout(Some(wait::PATIENCE));
+}
+
+#[track_caller]
+fn refused(result: Result<(), Error>, errno: Errno) -> String {
+    match result {
+        Err(Error::Refused(refusal)) if refusal.errno == errno.raw_os_error() => refusal.message,
+        other => panic!("not {errno:?}: {other:?}"),
+    }
+}
+
+#[test]
+fn a_querier_learns_the_merged_filters() {
+    for versions in [(3, 2), (2, 1)] {
+        let bed = Bed::new("groups");
+        let (mut daemon, mut a, mut b) = two_compartments(&bed);
+        snoop(&bed, versions);
+        for (group, source) in FAMILIES {
+            let other = if source == PEER_V4 { "192.0.2.77" } else { "2001:db8::77" };
+            let step = |who: &mut Endpoint, exclude, sources: &[&str], mode, merged: &[&str]| {
+                who.listen(&membership(group, exclude, sources)).expect("listen");
+                // Old versions know of no sources.
+                let (mode, merged) = if versions == (3, 2) { (mode, merged) } else { ("exclude", &[][..]) };
+                await_known(&bed, group, mode, merged);
+            };
+            step(&mut a, false, &[source], "include", &[source]);
+            step(&mut b, false, &[other], "include", &[source, other]);
+            step(&mut b, true, &[other], "exclude", &[other]);
+            step(&mut a, true, &[], "exclude", &[]);
+            let shown = daemon.ok("maddr");
+            assert!(shown.contains("speaker kernel") && shown.contains(group), "{shown}");
+            a.leave(ip(group)).expect("leave");
+            // What an endpoint has joined it leaves when it goes.
+            drop(b);
+            await_forgotten(&bed, group);
+            b = daemon.claim("b", PORT);
+        }
+        drop(a);
+        daemon.stop();
+    }
+}
+
+#[test]
+fn members_hear_through_the_bridge_and_nobody_else() {
+    let bed = Bed::new("hear");
+    let (mut daemon, mut a, mut b) = two_compartments(&bed);
+    snoop(&bed, (3, 2));
+    let stranger = Netns::new("hear-stranger");
+    Veth::default().connect((&stranger, "str0"), (&bed.peer, "port1"));
+    bed.peer.ip("link set port1 master br0");
+    let wire = Wire::open(&stranger, "str0");
+    for (group, source) in FAMILIES {
+        a.listen(&Membership::of(ip(group), ip(source))).expect("listen");
+        await_known(&bed, group, "include", &[source]);
+        let socket = sender(&bed, source);
+        let heard = until_heard(&mut a, || drop(socket.send_to(b"for a", at(group, PORT))));
+        assert_eq!((heard.local, heard.remote), (at(group, PORT), socket.local_addr().unwrap()));
+        // From another source, which a does not want, and b has not asked for anything.
+        drain(&mut a);
+        let other = if source == PEER_V4 { "192.0.2.101" } else { "2001:db8::101" };
+        let (len, nodad) = if source == PEER_V4 { (24, "") } else { (64, "nodad") };
+        bed.peer.ip(&format!("addr add {other}/{len} dev br0 {nodad}"));
+        let foreign = sender(&bed, other);
+        for _ in 0..3 {
+            foreign.send_to(b"not for a", at(group, PORT)).expect("send");
+        }
+        // The bridge knows by now that the other port has nobody: it has asked.
+        while wire.receive(Duration::from_millis(50)).is_some() {}
+        socket.send_to(b"the last", at(group, PORT)).expect("send");
+        let mut buffer = [0; 100];
+        let got = a.recv(&mut buffer).expect("the last");
+        assert_eq!(&buffer[..got.len], b"the last", "from {}", got.remote);
+        let to_group = |f: &[u8]| packet::read_udp(f).filter(|d| d.destination == at(group, PORT)).map(drop);
+        wire.expect_none(Duration::from_millis(300), "what the stranger has not joined", to_group);
+        // An answer comes from the endpoint's own address.
+        let mut sent = false;
+        until_heard(&mut a, || drop(socket.send_to(b"who?", at(group, PORT))));
+        drain(&mut a);
+        socket.send_to(b"who?", at(group, PORT)).expect("send");
+        a.wait(Some(wait::PATIENCE)).expect("wait");
+        a.recv_batch(1, |answers, datagram| sent = answers.reply(datagram).is_ok()).expect("receive");
+        a.flush();
+        assert!(sent);
+        socket.set_read_timeout(Some(wait::PATIENCE)).expect("set a timeout");
+        let (len, from) = socket.recv_from(&mut buffer).expect("an answer");
+        let own = if source == PEER_V4 { "192.0.2.10" } else { "2001:db8::10" };
+        assert_eq!((&buffer[..len], from), (&b"who?"[..], at(own, PORT)));
+    }
+    drain(&mut b);
+    assert_eq!(daemon.counters("b").get("rx_delivered"), None, "b has joined nothing");
+    drop((a, b));
+    daemon.stop();
+}
+
+#[track_caller]
+fn say(endpoint: &mut Endpoint, message: &Message<'_>) {
+    endpoint.send(message).expect("send");
+    endpoint.flush();
+}
+
+#[test]
+fn what_members_send_is_heard_here_and_outside() {
+    let bed = Bed::new("say");
+    let (mut daemon, mut a, mut b) = two_compartments(&bed);
+    bed.peer.ip(&format!("route add 224.0.0.0/4 dev {PEER}"));
+    for (group, source) in FAMILIES {
+        for endpoint in [&mut a, &mut b] {
+            endpoint.join(ip(group)).expect("join");
+        }
+        let judge =
+            bed.peer.enter(|| UdpSocket::bind(at(if source == PEER_V4 { "0.0.0.0" } else { "::" }, PORT)));
+        let judge = judge.expect("bind");
+        judge.set_read_timeout(Some(wait::PATIENCE)).expect("set a timeout");
+        match ip(group) {
+            IpAddr::V4(g) => judge.join_multicast_v4(&g, &PEER_V4.parse().unwrap()).expect("join"),
+            IpAddr::V6(g) => judge.join_multicast_v6(&g, bed.peer.ifindex(PEER)).expect("join"),
+        }
+        say(&mut a, &&Message::new(at(group, PORT), b"to all"));
+        let mut buffer = [0; 100];
+        let own = if source == PEER_V4 { "192.0.2.10" } else { "2001:db8::10" };
+        let (len, from) = judge.recv_from(&mut buffer).expect("what a sent");
+        assert_eq!((&buffer[..len], from), (&b"to all"[..], at(own, PORT)));
+        for endpoint in [&mut a, &mut b] {
+            let heard = endpoint.recv(&mut buffer).expect("a copy");
+            assert_eq!((heard.local, heard.remote), (at(group, PORT), at(own, PORT)));
+        }
+        say(&mut a, &&Message { no_loop: true, ..Message::new(at(group, PORT), b"outside only") });
+        let (len, _) = judge.recv_from(&mut buffer).expect("what a sent");
+        assert_eq!(&buffer[..len], b"outside only");
+        say(&mut a, &&Message::new(at(group, PORT), b"next"));
+        let heard = b.recv(&mut buffer).expect("a copy");
+        assert_eq!(&buffer[..heard.len], b"next");
+        drain(&mut a);
+        drain(&mut b);
+    }
+    drop((a, b));
+    daemon.stop();
+}
+
+/// In VLANs afnetd is the speaker, of both protocols. The bridge hears what it says, and asks nothing there.
+#[test]
+fn tagged_realms_are_reported_by_afnetd() {
+    let bed = Bed::new("tagged");
+    let mut daemon = Afnetd::start(&bed);
+    let addresses = [["192.0.2.10", "2001:db8::10"], ["192.0.2.11", "2001:db8::11"]];
+    for (name, own) in ["a", "b"].into_iter().zip(addresses) {
+        daemon.ok(&format!("add {name}"));
+        for (address, len) in own.into_iter().zip([24, 64]) {
+            daemon.ok(&format!("addr add {address}/{len} dev {DEVICE} vlan 5 afnetns {name}"));
+        }
+    }
+    let [mut a, mut b] = ["a", "b"].map(|name| daemon.claim(name, PORT));
+    snoop(&bed, (3, 2));
+    let wire = Wire::open(&bed.peer, PEER);
+    let device = Some((DEVICE.to_owned(), Vlan::new(None, Some(5)).unwrap()));
+    for (n, (group, source)) in FAMILIES.into_iter().enumerate() {
+        let other = if source == PEER_V4 { "192.0.2.77" } else { "2001:db8::77" };
+        a.listen(&Membership { device: device.clone(), ..Membership::of(ip(group), ip(source)) })
+            .expect("listen");
+        await_known(&bed, group, "include", &[source]);
+        b.listen(&membership(group, true, &[source, other])).expect("listen");
+        await_known(&bed, group, "exclude", &[other]);
+        b.leave(ip(group)).expect("leave");
+        await_known(&bed, group, "include", &[source]);
+        let shown = daemon.ok("maddr");
+        assert!(shown.contains("vlan 5") && shown.contains("speaker afnetd"), "{shown}");
+        let macs = (PEER_MAC, packet::group_mac(ip(group)));
+        let frame = packet::udp(macs, at(source, 9), at(group, PORT), b"tagged");
+        let heard = until_heard(&mut a, || wire.send(&packet::tag(frame.clone(), FIVE)));
+        assert_eq!((heard.local, heard.remote), (at(group, PORT), at(source, 9)));
+        // It is known by now where an answer is to go.
+        say(&mut a, &Message::new(at(source, 9), b"and back"));
+        let own = at(addresses[0][n], PORT);
+        let answer = wire.expect("an answer", |frame| {
+            packet::read_udp(&packet::untag(frame, FIVE)?).filter(|d| d.source == own)
+        });
+        assert_eq!((answer.destination, &answer.payload[..]), (at(source, 9), &b"and back"[..]));
+        drain(&mut a);
+        a.listen(&Membership { device: device.clone(), ..Membership::none(ip(group)) }).expect("leave");
+        await_forgotten(&bed, group);
+    }
+    // What is joined still is left when the daemon goes.
+    b.join(ip("239.9.9.9")).expect("join");
+    await_known(&bed, "239.9.9.9", "exclude", &[]);
+    daemon.stop();
+    await_forgotten(&bed, "239.9.9.9");
+}
+
+#[test]
+fn broadcast_is_for_those_who_ask() {
+    let bed = Bed::new("broadcast");
+    let (mut daemon, mut a, mut b) = two_compartments(&bed);
+    let socket = bed.peer_socket(PEER_V4);
+    socket.set_broadcast(true).expect("set SO_BROADCAST");
+    for to in ["192.0.2.255", "255.255.255.255"] {
+        a.join(ip(to)).expect("join");
+        socket.send_to(to.as_bytes(), at(to, PORT)).expect("send");
+        let mut buffer = [0; 100];
+        let heard = a.recv(&mut buffer).expect("a broadcast");
+        assert_eq!((&buffer[..heard.len], heard.local), (to.as_bytes(), at(to, PORT)));
+        a.send(&Message::new(at(to, PORT), b"to all")).expect("send");
+        let heard = a.recv(&mut buffer).expect("its own");
+        assert_eq!(&buffer[..heard.len], b"to all");
+    }
+    refused(a.join(ip("192.0.3.255")), Errno::INVAL);
+    refused(a.join(ip("192.0.2.9")), Errno::INVAL);
+    drain(&mut b);
+    assert_eq!(daemon.counters("b").get("rx_delivered"), None);
+    drop((a, b));
+    daemon.stop();
+}
+
+#[test]
+fn what_cannot_be_heard_is_refused_and_changes_nothing() {
+    let bed = Bed::new("groupbad");
+    let mut daemon = Afnetd::start(&bed);
+    daemon.add_compartment("a", &["192.0.2.10/24"]);
+    let mut a = daemon.claim("a", PORT);
+    let (group, _) = FAMILIES[0];
+    refused(a.leave(ip(group)), Errno::ADDRNOTAVAIL);
+    refused(a.join(ip("ff15::123")), Errno::NODEV);
+    refused(a.listen(&membership(group, false, &["224.0.0.1"])), Errno::INVAL);
+    refused(a.listen(&membership(group, false, &["fe80::1"])), Errno::INVAL);
+    let nowhere = Membership { device: Some(("eth9".into(), Vlan::NONE)), ..Membership::all(ip(group)) };
+    refused(a.listen(&nowhere), Errno::NODEV);
+    let elsewhere = Vlan::new(None, Some(9)).unwrap();
+    let elsewhere = Membership { device: Some((DEVICE.into(), elsewhere)), ..Membership::all(ip(group)) };
+    refused(a.listen(&elsewhere), Errno::NODEV);
+    let many: Vec<IpAddr> = (1..=65).map(|n| format!("10.0.0.{n}").parse().unwrap()).collect();
+    let many = Membership { sources: many, ..membership(group, true, &[]) };
+    refused(a.listen(&many), Errno::NOBUFS);
+    // 64 are more than the kernel takes by default, and it has taken them.
+    let most = Membership { sources: many.sources[..64].to_vec(), ..many };
+    a.listen(&most).expect("64 sources");
+    // Any number of groups, up to the compartment's share, whichever endpoint has them.
+    for n in 0..255 {
+        a.join(ip(&format!("239.0.0.{n}"))).expect("join");
+    }
+    let mut again = daemon.attach("a", EndpointKind::Udp);
+    let text = refused(again.join(ip("239.0.1.1")), Errno::NOBUFS);
+    assert!(text.contains("limits.memberships"), "{text}");
+    a.leave(ip("239.0.0.7")).expect("leave");
+    again.join(ip("239.0.1.1")).expect("join");
+    let groups = || bed.host.run(&format!("ip maddr show dev {DEVICE}")).matches("239.0.").count();
+    assert_eq!(groups(), 255);
+    drop((a, again));
+    wait::until_true("the kernel to have left all", || groups() == 0);
+    daemon.stop();
+}
+
+#[test]
+fn groups_are_joined_again_after_a_restart() {
+    let bed = Bed::new("regroup");
+    let mut daemon = Afnetd::start(&bed);
+    daemon.add_compartment("a", &["192.0.2.10/24", "2001:db8::10/64"]);
+    bed.peer.ip(&format!("route add 224.0.0.0/4 dev {PEER}"));
+    let mut a = daemon.claim("a", PORT);
+    for (group, _) in FAMILIES {
+        a.join(ip(group)).expect("join");
+    }
+    daemon.kill();
+    daemon.restart();
+    for (group, source) in FAMILIES {
+        let socket = sender(&bed, source);
+        let heard = until_heard(&mut a, || drop(socket.send_to(b"again", at(group, PORT))));
+        assert_eq!(heard.local, at(group, PORT));
+        drain(&mut a);
+    }
+    daemon.stop();
+}
