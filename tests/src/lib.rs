@@ -22,6 +22,7 @@ pub mod afnetd;
 pub mod bed;
 pub mod fuzz;
 pub mod inside;
+pub mod membership;
 pub mod netns;
 pub mod packet;
 pub mod process;

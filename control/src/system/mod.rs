@@ -9,6 +9,7 @@ pub mod caps;
 pub mod cgroup;
 pub mod confine;
 pub mod lock;
+pub mod membership;
 pub mod mounts;
 pub mod notify;
 pub mod process;

@@ -5,6 +5,7 @@
 //! | [`claims`] | attaching, proofs of ports, who may do what |
 //! | [`daemon`] | devices, modes, starts that fail, what stays and what goes |
 //! | [`exec`] | who enters compartments, and that nobody gets out |
+//! | [`membership`] | the IGMP and MLD machine beside the kernel's |
 //! | [`quota`] | the number of sockets of a compartment |
 //! | [`reach`] | tenants that cannot reach the control socket's path |
 //! | [`release`] | what sockets of a compartment prove, and claims of sockets that are closed |
@@ -18,6 +19,7 @@ mod cli;
 mod daemon;
 mod exec;
 mod fuzz;
+mod membership;
 mod process;
 mod quota;
 mod reach;
