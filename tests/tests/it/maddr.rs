@@ -1,15 +1,15 @@
 //! Group membership in tagged realms: afnetd reports the solicited-node groups of its IPv6 addresses there (RFC 3810, RFC
 //! 2710, RFC 4862 5.4.2). A kernel bridge that snoops is the judge of what it says; the queries are made by hand.
 
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use afnet_tests::{
     afnetd::Afnetd,
     bed::{Bed, DEVICE, PEER},
+    membership::{Query, Said, read},
     packet, wait,
     wire::Wire,
 };
-use read::{done, report1, reports};
 
 use crate::dad::{STRANGER, start};
 
@@ -17,83 +17,28 @@ use crate::dad::{STRANGER, start};
 const FIVE: &[(u16, u16)] = &[(0x8100, 5)];
 const GROUP: &str = "ff02::1:ff00:10";
 const ROUTER: &str = "fe80::99";
-const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 
-/// Readers of MLD messages, apart from the daemon's own.
-mod read {
-    use std::net::{IpAddr, Ipv6Addr};
-
-    use afnet_tests::packet;
-
-    use super::FIVE;
-
-    /// The MLD message of a frame of VLAN 5, with its destination: from `::`, hop limit 1, with Router Alert, checksum right.
-    fn message(frame: &[u8]) -> Option<(Ipv6Addr, Vec<u8>)> {
-        let inner = packet::untag(frame, FIVE)?;
-        let (source, to) = packet::addresses(&inner)?;
-        let IpAddr::V6(to) = to else { return None };
-        let ip = inner.get(14..)?;
-        let valid = source.is_unspecified() && ip[6] == 0 && ip[7] == 1;
-        if !valid || ip.get(40..48)? != [58, 0, 5, 2, 0, 0, 1, 0] {
-            return None;
-        }
-        let message = ip[48..].to_vec();
-        let len = u32::try_from(message.len()).ok()?.to_be_bytes();
-        let pseudo = [&ip[8..40], &len, &[0, 0, 0, 58]].concat();
-        let sum = |bytes: &[u8]| -> u32 {
-            bytes
-                .chunks(2)
-                .map(|pair| u32::from(u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)])))
-                .sum()
-        };
-        let total = sum(&pseudo) + sum(&message);
-        let folded = (total & 0xffff) + (total >> 16);
-        ((folded & 0xffff) + (folded >> 16) == 0xffff).then_some((to, message))
-    }
-
-    /// Kind and group of each record of a version 2 report; none of them has sources here.
-    pub(super) fn reports(frame: &[u8]) -> Option<Vec<(u8, Ipv6Addr)>> {
-        let (to, message) = message(frame)?;
-        let mut records = message.get(8..)?.chunks_exact(20);
-        let good = message[0] == 143
-            && to == "ff02::16".parse::<Ipv6Addr>().ok()?
-            && usize::from(u16::from_be_bytes([message[6], message[7]])) == records.len();
-        let of = |r: &[u8]| Some((r[0], Ipv6Addr::from(<[u8; 16]>::try_from(&r[4..20]).ok()?)));
-        good.then(|| records.by_ref().map(of).collect()).flatten()
-    }
-
-    fn old(frame: &[u8], kind: u8) -> Option<(Ipv6Addr, Ipv6Addr)> {
-        let (to, message) = message(frame)?;
-        let group = Ipv6Addr::from(<[u8; 16]>::try_from(message.get(8..24)?).ok()?);
-        (message[0] == kind && message.len() == 24).then_some((to, group))
-    }
-
-    /// The group of a version 1 report.
-    pub(super) fn report1(frame: &[u8]) -> Option<Ipv6Addr> {
-        old(frame, 131).filter(|(to, group)| to == group).map(|(_, group)| group)
-    }
-
-    /// The group of a Done message.
-    pub(super) fn done(frame: &[u8]) -> Option<Ipv6Addr> {
-        old(frame, 132)
-            .filter(|(to, _)| to.segments() == [0xff02, 0, 0, 0, 0, 0, 0, 2])
-            .map(|(_, group)| group)
-    }
+/// What is said in VLAN 5, from `::`.
+fn said(frame: &[u8]) -> Option<Vec<Said>> {
+    let inner = packet::untag(frame, FIVE)?;
+    let (source, _) = packet::addresses(&inner)?;
+    source.is_unspecified().then(|| read(&inner[14..])).flatten()
 }
 
-/// A general query to VLAN 5: of version 1, or 2 with some more bytes.
-fn query(from: &str, hop_limit: u8, rest: &[u8]) -> Vec<u8> {
-    let from: Ipv6Addr = from.parse().unwrap();
-    // 100 ms to answer.
-    let body = [&[0; 16][..], rest].concat();
-    let macs = (STRANGER, packet::multicast_mac(ALL_NODES));
-    let mut frame = packet::icmpv6(macs, from, ALL_NODES, 130, &[0, 100, 0, 0], &body);
-    // The hop-by-hop header with Router Alert comes between; the checksum does not count it.
-    frame.splice(54..54, [58, 0, 5, 2, 0, 0, 1, 0]);
-    let len = u16::from_be_bytes([frame[18], frame[19]]) + 8;
-    frame[18..20].copy_from_slice(&len.to_be_bytes());
-    (frame[20], frame[21]) = (0, hop_limit);
-    packet::tag(frame, FIVE)
+/// Kind and group of each record of a report of the current version; none of them has sources here.
+fn reports(frame: &[u8]) -> Option<Vec<(u8, Ipv6Addr)>> {
+    let each = |said| match said {
+        Said::Record(kind, IpAddr::V6(group), sources) if sources.is_empty() => Some((kind, group)),
+        _ => None,
+    };
+    said(frame)?.into_iter().map(each).collect()
+}
+
+/// A general query to VLAN 5, with 100 ms to answer.
+fn query(version: u8, from: &str, ttl: u8) -> Vec<u8> {
+    let from = from.parse().unwrap();
+    let query = Query { version, from, group: None, sources: &[], response: 100, ttl };
+    packet::tag(query.frame(STRANGER), FIVE)
 }
 
 /// The realm as `afnet maddr` has it.
@@ -135,24 +80,24 @@ fn solicited_node_groups_are_reported_in_tagged_realms() {
 
     // Queries that a router would not send are not answered; the true one is, by all that there is.
     for (from, hop_limit) in [("2001:db8::99", 1), ("fe80::98", 255)] {
-        wire.send(&query(from, hop_limit, &[2, 125, 0, 0]));
+        wire.send(&query(2, from, hop_limit));
     }
     let answered = wait::within(wait::PATIENCE, || {
-        wire.send(&query(ROUTER, 1, &[2, 125, 0, 0]));
+        wire.send(&query(2, ROUTER, 1));
         wire.find(std::time::Duration::from_millis(500), reports)
     });
     assert_eq!(answered, Some(vec![(2, group)]), "MODE_IS_EXCLUDE");
     assert_eq!(realm(&daemon)["querier"], ROUTER);
 
     // A querier of version 1 is obeyed.
-    wire.send(&query(ROUTER, 1, &[]));
-    assert_eq!(wire.expect("a report of version 1", report1), group);
+    wire.send(&query(1, ROUTER, 1));
+    assert_eq!(wire.expect("a report of version 1", said), [Said::Old(group.into())]);
     assert_eq!(realm(&daemon)["version"], 1);
     // The last member says that it leaves, the first one nothing.
     daemon.ok(&format!("addr del fd00::1:0:10 dev {DEVICE} vlan 5"));
     assert_eq!(realm(&daemon)["groups"][0]["members"], serde_json::json!([of("a")]));
     daemon.ok(&format!("addr del 2001:db8::10 dev {DEVICE} vlan 5"));
-    assert_eq!(wire.expect("a Done", done), group);
+    assert_eq!(wire.expect("a Done", said), [Said::Leave(group.into())]);
     wait::until_true("nothing to show", || {
         daemon
             .json("maddr")
