@@ -35,6 +35,8 @@ struct afnet_confined {
 	__u16 count4; /* addresses to choose a source from; above 1 they are in `sources` */
 	__u16 count6;
 	__u32 sockets; /* most that its processes may have made; 0: any number */
+	__u32 device;  /* ifindex of the device of its addresses; 0: of several, see `sources` */
+	__be32 broadcast4; /* of the subnet of primary4; 0: there is none */
 	__u32 reserved;
 };
 
@@ -92,6 +94,39 @@ struct afnet_port {
 /* Top bit of afnet_port.references: the entry is being removed. */
 #define AFNET_PORT_DEAD 0x80000000
 
+/* Slots of compartments that stand in one entry of `hearers`. */
+#define AFNET_HEARERS_BLOCK 512
+
+/* Key of `hearers`: a UDP port, and which slots: block * AFNET_HEARERS_BLOCK on. */
+struct afnet_hearers_key {
+	__u16 port;
+	__u16 family;
+	__u32 block;
+};
+
+/* Value of `hearers`: compartments that may have a UDP socket on all addresses at the port, and
+ * those among them one which has joined a group; a bit for each slot. */
+struct afnet_hearers {
+	__u64 bound[AFNET_HEARERS_BLOCK / 64];
+	__u64 joined[AFNET_HEARERS_BLOCK / 64];
+	__u32 references; /* bits of `bound`, and who works with it */
+	__u32 reserved;
+};
+
+/*
+ * Destination MAC addresses of frames to groups and broadcast on their way to sockets, the first 16
+ * bits. (Multicast addresses, locally administered: nobody else's.) 03:af and an ifindex: into the
+ * host link, by a worker, for that device. 07:af, AFNET_COPY_* and a slot, 16 bits each: for the
+ * compartments from this slot on.
+ */
+#define AFNET_MAC_WORKER 943
+#define AFNET_MAC_COPY	 1967
+
+/* What stands behind AFNET_MAC_COPY. */
+#define AFNET_COPY_REPLICATED 1 /* sockets in `replicated` have had it */
+#define AFNET_COPY_LOCAL      2 /* from this host */
+#define AFNET_COPY_MOVED      4 /* on `lo` only for its route; the source MAC ends in the ifindex */
+
 /* Listeners of one port that can be found; of larger SO_REUSEPORT groups any this many suffice. */
 #define AFNET_LISTENERS 32
 
@@ -106,6 +141,7 @@ struct afnet_port {
 #define AFNET_SOCKET_BOUND	   256	/* bind() was called: names are as it was told */
 #define AFNET_SOCKET_SET_REUSE	   512	/* the program has set SO_REUSEADDR */
 #define AFNET_SOCKET_SET_REUSEPORT 1024 /* ... SO_REUSEPORT */
+#define AFNET_SOCKET_JOINED	   2048 /* ... has joined a multicast group, at some time */
 
 /* Storage of a socket of a compartment, or (slot 0) of the host's UDP sockets. */
 struct afnet_socket {
@@ -135,10 +171,12 @@ struct afnet_refusals {
 
 _Static_assert(sizeof(struct afnet_ip) == 16, "fixed layout");
 _Static_assert(sizeof(struct afnet_owner_prefix) == 20, "no padding in a trie key");
-_Static_assert(sizeof(struct afnet_confined) == 56, "fixed layout");
+_Static_assert(sizeof(struct afnet_confined) == 64, "fixed layout");
 _Static_assert(sizeof(struct afnet_source) == 24, "fixed layout");
 _Static_assert(sizeof(struct afnet_port_key) == 24, "no padding in a hash key");
 _Static_assert(sizeof(struct afnet_port) == 64, "fixed layout");
+_Static_assert(sizeof(struct afnet_hearers_key) == 8, "no padding in a hash key");
+_Static_assert(sizeof(struct afnet_hearers) == 136, "fixed layout");
 _Static_assert(sizeof(struct afnet_socket) == 96, "fixed layout");
 
 #endif

@@ -266,7 +266,7 @@ static __always_inline int bind_socket(struct bpf_sock_addr *ctx, struct wish *w
 	if (s->port)
 		report_release(ctx->sk);
 	unregister(s);
-	s->flags &= AFNET_SOCKET_SET_REUSE | AFNET_SOCKET_SET_REUSEPORT;
+	s->flags &= AFNET_SOCKET_SET_REUSE | AFNET_SOCKET_SET_REUSEPORT | AFNET_SOCKET_JOINED;
 	if (s->flags & AFNET_SOCKET_SET_REUSE)
 		s->flags |= AFNET_SOCKET_REUSE;
 	if (s->flags & AFNET_SOCKET_SET_REUSEPORT)
@@ -427,6 +427,14 @@ static __always_inline __u32 sharing_option(const struct bpf_sockopt *ctx)
 					      : 0;
 }
 
+/* Whether the option can make a socket a member of a multicast group (IP_ADD_MEMBERSHIP to
+ * MCAST_MSFILTER; IPV6_JOIN_GROUP). */
+static __always_inline bool joining_option(const struct bpf_sockopt *ctx)
+{
+	return (ctx->level == IPPROTO_IP || ctx->level == IPPROTO_IPV6) &&
+	       ((ctx->optname >= 35 && ctx->optname <= 48) || ctx->optname == 20);
+}
+
 /*
  * setsockopt(): what shares ports is kept back until bind() says with whom. Otherwise a socket that
  * never calls bind() could get the port of one of the host's, and its datagrams. From bind() on it
@@ -443,6 +451,14 @@ int afnet_set_option(struct bpf_sockopt *ctx)
 	 */
 	if (ctx->level == IPPROTO_IPV6 && ctx->optname == IPV6_ADDRFORM)
 		return !ctx->sk || !(s = bpf_sk_storage_get(&sockets, ctx->sk, 0, 0)) || !s->slot;
+	if (joining_option(ctx) && ctx->sk && ctx->sk->protocol == IPPROTO_UDP) {
+		s = bpf_sk_storage_get(&sockets, ctx->sk, 0, 0);
+		if (s && !(s->flags & AFNET_SOCKET_JOINED)) {
+			s->flags |= AFNET_SOCKET_JOINED;
+			if (s->port && is_hearer(s))
+				hear(s);
+		}
+	}
 	flag = sharing_option(ctx);
 	s = flag ? bpf_sk_storage_get(&sockets, ctx->sk, 0, 0) : NULL;
 	if (!s || !s->slot || (void *)(value + 1) > ctx->optval_end) {

@@ -9,7 +9,7 @@
  *  getsockname, recvmsg, ...   the instance's cgroup  names.h
  *  cgroup_skb                  the instance's cgroup  packets.h
  *  sk_lookup                   the network namespace  steer.h
- *  tc ingress                  devices, lo            steer.h
+ *  tc ingress                  devices, lo            steer.h  (groups, broadcast: group.h)
  *  tc egress                   devices, lo            ping.h
  *  the host's own sockets      the root cgroup        host.h
  *

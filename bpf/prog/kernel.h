@@ -6,6 +6,8 @@
 #ifndef AFNET_KERNEL_H
 #define AFNET_KERNEL_H
 
+#include <linux/in.h>
+#include <linux/in6.h>
 #include <linux/types.h>
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
@@ -57,22 +59,62 @@ struct sock {
 	kuid_t sk_uid;
 };
 
+/* A socket's filter of sources of a multicast group. */
+struct ip_sf_socklist {
+	unsigned int sl_count;
+	__be32 sl_addr[];
+};
+
+struct ip6_sf_socklist {
+	unsigned int sl_count;
+	struct in6_addr sl_addr[];
+};
+
+struct ip_mreqn___kernel {
+	struct in_addr imr_multiaddr;
+	int imr_ifindex;
+};
+
+/* Multicast groups that a socket has joined. */
+struct ip_mc_socklist {
+	struct ip_mc_socklist *next_rcu;
+	struct ip_mreqn___kernel multi;
+	unsigned int sfmode;
+	struct ip_sf_socklist *sflist;
+};
+
+struct ipv6_mc_socklist {
+	struct in6_addr addr;
+	int ifindex;
+	unsigned int sfmode;
+	struct ipv6_mc_socklist *next;
+	struct ip6_sf_socklist *sflist;
+};
+
 struct ipv6_pinfo {
 	union {
 		struct {
 			__u16 rxinfo : 1;
 		} bits;
 	} rxopt;
+	struct ipv6_mc_socklist *ipv6_mc_list;
+};
+
+/* Before 6.7. */
+struct ipv6_pinfo___old {
+	__u16 mc_all : 1;
 };
 
 struct inet_sock {
 	struct ipv6_pinfo *pinet6;
 	unsigned long inet_flags;
+	struct ip_mc_socklist *mc_list;
 };
 
 /* Before 6.6. */
 struct inet_sock___old {
 	__u8 cmsg_flags;
+	__u8 mc_all : 1;
 };
 
 #pragma clang attribute pop

@@ -82,6 +82,25 @@ static __always_inline bool from_rest(const struct __sk_buff *skb, const struct 
 	return owner != slot && (owner || skb->ifindex == LO_IFINDEX);
 }
 
+/* A datagram to a group or to broadcast: those for sockets on all addresses come from group.h, the
+ * others by the kernel's own delivery. */
+static __always_inline int hear_many(const struct __sk_buff *skb, const struct ends *ends,
+				     const struct afnet_confined *c, __u32 slot)
+{
+	__u32 sender = owner_of(&ends->from), ifindex = skb->ifindex;
+
+	if (ifindex == LO_IFINDEX ? is_loopback(&ends->from) : !is_at_device(slot, ifindex, 0)) {
+		refused(slot, AFNET_DROP_INGRESS);
+		return 0;
+	}
+	if (c->flags & AFNET_CONFINED_ISOLATED && sender != slot &&
+	    (sender || ifindex == LO_IFINDEX || skb->pkt_type == PACKET_LOOPBACK)) {
+		refused(slot, AFNET_DROP_ISOLATED);
+		return 0;
+	}
+	return 1;
+}
+
 SEC("cgroup_skb/ingress")
 int afnet_ingress(struct __sk_buff *skb)
 {
@@ -104,8 +123,9 @@ int afnet_ingress(struct __sk_buff *skb)
 
 		if (owner != s->slot) {
 			/* Groups, and the broadcast addresses of subnets. */
-			if (is_group(&ends.to) || (!owner && skb->pkt_type == PACKET_BROADCAST))
-				return 1;
+			if (is_group(&ends.to) || (!owner && (skb->pkt_type == PACKET_BROADCAST ||
+							      skb->pkt_type == PACKET_LOOPBACK)))
+				return hear_many(skb, &ends, c, s->slot);
 			refused(s->slot, AFNET_DROP_INGRESS);
 			return 0;
 		}

@@ -17,7 +17,7 @@
 #ifndef AFNET_PORTS_H
 #define AFNET_PORTS_H
 
-#include "confine.h"
+#include "hearers.h"
 
 /* Times that an entry is looked for anew because it was being removed: some 5 us in all. */
 #define PORT_TRIES 64
@@ -168,6 +168,24 @@ static __always_inline struct claimant claimant_of(const struct afnet_socket *s)
 	return who;
 }
 
+/* Whether groups and broadcast may be for it: a UDP socket of a compartment that was bound. (The
+ * kernel has others on all addresses, and delivers by itself.) */
+static __always_inline bool is_hearer(const struct afnet_socket *s)
+{
+	return s->protocol == IPPROTO_UDP && s->slot && s->flags & AFNET_SOCKET_BOUND;
+}
+
+/* Has the ingress of devices look for it when such come. */
+static __always_inline void hear(const struct afnet_socket *s)
+{
+	bool joined = s->flags & AFNET_SOCKET_JOINED;
+
+	if (s->flags & AFNET_SOCKET_ANY4)
+		enter_hearer(s->slot, s->port, AF_INET, joined);
+	if (s->flags & AFNET_SOCKET_ANY6)
+		enter_hearer(s->slot, s->port, AF_INET6, joined);
+}
+
 /* Takes a socket out of the register. */
 __noinline int unregister(struct afnet_socket *s)
 {
@@ -183,10 +201,14 @@ __noinline int unregister(struct afnet_socket *s)
 	if (flags & AFNET_SOCKET_ANY4) {
 		key = port_key(s, &four);
 		leave_port(&key, &who, flags & ~AFNET_SOCKET_SINGLE);
+		if (is_hearer(s))
+			leave_hearer(s->slot, s->port, AF_INET);
 	}
 	if (flags & AFNET_SOCKET_ANY6) {
 		key = port_key(s, &none);
 		leave_port(&key, &who, flags & ~AFNET_SOCKET_SINGLE);
+		if (is_hearer(s))
+			leave_hearer(s->slot, s->port, AF_INET6);
 	}
 	if (flags & AFNET_SOCKET_SINGLE) {
 		key = port_key(s, &s->addr);
@@ -245,6 +267,8 @@ __noinline int enroll(struct afnet_socket *s, __u32 kinds, __u32 uid)
 	}
 	if (error)
 		unregister(s);
+	else if (is_hearer(s))
+		hear(s);
 	return error;
 }
 

@@ -10,6 +10,8 @@
  *  6. the host has a socket on the very address        -> the kernel's own look-up finds it
  *  7. nothing listens                                  -> no socket, not one of the host on all
  *
+ * The kernel asks for none that goes to a group or to broadcast: group.h.
+ *
  * The kernel asks only when no established or connected socket matches. TCP listeners enter
  * `listening` by themselves (bind.h). A UDP socket cannot; the program at the ingress of the
  * device, of `lo` and of the host link gives it whole datagrams, and enters it when a fragment or
@@ -23,8 +25,7 @@
 #include <linux/ip.h>
 #include <linux/ipv6.h>
 #include <linux/pkt_cls.h>
-#include <linux/udp.h>
-#include "names.h"
+#include "group.h"
 
 /* Gives the packet to one of the listeners of a port; false: there is none. */
 __noinline int assign(struct bpf_sk_lookup *ctx, const struct afnet_port_key *of)
@@ -128,87 +129,6 @@ int afnet_lookup(struct bpf_sk_lookup *ctx)
 	return verdict & 1;
 }
 
-/* Finds a UDP socket by where the kernel has it. */
-static __always_inline struct bpf_sock *find_udp(struct __sk_buff *skb,
-						 const struct afnet_ip *anchor,
-						 const struct afnet_ip *from, __be16 port,
-						 __be16 from_port)
-{
-	struct bpf_sock_tuple tuple = {};
-
-	if (is_ip4(anchor)) {
-		tuple.ipv4.saddr = from->word[3];
-		tuple.ipv4.daddr = anchor->word[3];
-		tuple.ipv4.sport = from_port;
-		tuple.ipv4.dport = port;
-		return bpf_sk_lookup_udp(skb, &tuple, sizeof(tuple.ipv4), BPF_F_CURRENT_NETNS, 0);
-	}
-	__builtin_memcpy(tuple.ipv6.saddr, from, sizeof(tuple.ipv6.saddr));
-	__builtin_memcpy(tuple.ipv6.daddr, anchor, sizeof(tuple.ipv6.daddr));
-	tuple.ipv6.sport = from_port;
-	tuple.ipv6.dport = port;
-	return bpf_sk_lookup_udp(skb, &tuple, sizeof(tuple.ipv6), BPF_F_CURRENT_NETNS, 0);
-}
-
-/* What a packet says of a UDP port of ours. */
-struct flow {
-	struct afnet_ip ours;
-	struct afnet_ip theirs;
-	__be16 port;
-	__be16 their_port;
-	bool whole; /* no fragment, no quotation */
-};
-
-struct fragment_header {
-	__u8 next;
-	__u8 reserved;
-	__be16 offset;
-	__be32 id;
-};
-
-/* Reads a UDP packet, or the first fragment of one, whose network header is at `l3`; of one that an
- * ICMP error quotes, the source is ours. */
-static __always_inline bool read_udp(struct __sk_buff *skb, void *l3, void *end, bool quoted,
-				     struct flow *flow)
-{
-	struct udphdr *udp;
-
-	if (skb->protocol == bpf_htons(ETH_P_IP)) {
-		struct iphdr *ip = l3;
-
-		if ((void *)(ip + 1) > end || ip->protocol != IPPROTO_UDP ||
-		    ip->frag_off & bpf_htons(0x1fff))
-			return false;
-		flow->whole = !(ip->frag_off & bpf_htons(0x3fff)) && !quoted;
-		flow->ours = ip4(quoted ? ip->saddr : ip->daddr);
-		flow->theirs = ip4(quoted ? ip->daddr : ip->saddr);
-		udp = l3 + ip->ihl * 4;
-	} else {
-		struct ipv6hdr *ip = l3;
-		struct fragment_header *fragment = (void *)(ip + 1);
-
-		if ((void *)(ip + 1) > end)
-			return false;
-		__builtin_memcpy(&flow->ours, quoted ? &ip->saddr : &ip->daddr, 16);
-		__builtin_memcpy(&flow->theirs, quoted ? &ip->daddr : &ip->saddr, 16);
-		udp = (void *)(ip + 1);
-		flow->whole = ip->nexthdr != IPPROTO_FRAGMENT && !quoted;
-		if (ip->nexthdr == IPPROTO_FRAGMENT) {
-			if ((void *)(fragment + 1) > end || fragment->next != IPPROTO_UDP ||
-			    fragment->offset & bpf_htons(0xfff8))
-				return false;
-			udp = (void *)(fragment + 1);
-		} else if (ip->nexthdr != IPPROTO_UDP) {
-			return false;
-		}
-	}
-	if ((void *)(udp + 1) > end)
-		return false;
-	flow->port = quoted ? udp->source : udp->dest;
-	flow->their_port = quoted ? udp->dest : udp->source;
-	return true;
-}
-
 /* The packet that an ICMP error quotes (its header has 8 bytes in both families); NULL: it is none.
  */
 static __always_inline void *quoted(struct __sk_buff *skb, void *l3, void *end)
@@ -250,11 +170,6 @@ static __always_inline bool kept_out(const struct __sk_buff *skb, const struct f
 	return true;
 }
 
-/*
- * Enters sockets (see above). And drops what the host and other compartments send to an isolated
- * compartment: a claim's socket may be that of a tenant outside of the cgroup, which no other
- * program watches.
- */
 /* Whether a socket is at one address and the packet's at that, or connected: the kernel prefers it.
  */
 static __always_inline bool is_closer(struct bpf_sock *sk, const struct afnet_ip *to)
@@ -264,8 +179,13 @@ static __always_inline bool is_closer(struct bpf_sock *sk, const struct afnet_ip
 	return sk->state == STATE_ESTABLISHED || same_ip(&at, to);
 }
 
-SEC("tc")
-int afnet_enter(struct __sk_buff *skb)
+/*
+ * A packet for one address: the verdict, or FOR_MANY. (A function by itself to leave the stack to
+ * group_packet().) Enters sockets (see above). And drops what the host and other compartments send
+ * to an isolated compartment: a claim's socket may be that of a tenant outside of the cgroup, which
+ * no other program watches.
+ */
+__noinline int unicast_packet(struct __sk_buff *skb)
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 	struct afnet_port_key key = {.protocol = IPPROTO_UDP};
@@ -279,13 +199,13 @@ int afnet_enter(struct __sk_buff *skb)
 	void *inner = NULL;
 	__u32 slot;
 
-	if (skb->protocol != bpf_htons(ETH_P_IP) && skb->protocol != bpf_htons(ETH_P_IPV6))
-		return TC_ACT_UNSPEC;
 	if (!read_udp(skb, data + ETH_HLEN, end, false, &flow)) {
 		inner = quoted(skb, data + ETH_HLEN, end);
 		if (!inner || !read_udp(skb, inner, end, true, &flow))
 			return TC_ACT_UNSPEC;
 	}
+	if (!inner && is_group(&flow.ours))
+		return FOR_MANY;
 	if (!inner && kept_out(skb, &flow))
 		return TC_ACT_SHOT;
 	to = flow.ours;
@@ -333,6 +253,22 @@ int afnet_enter(struct __sk_buff *skb)
 		bpf_map_update_elem(&listening, &key, sk, BPF_ANY);
 	bpf_sk_release(sk);
 	return TC_ACT_UNSPEC;
+}
+
+SEC("tc")
+int afnet_enter(struct __sk_buff *skb)
+{
+	int verdict;
+
+	if (skb->protocol != bpf_htons(ETH_P_IP) && skb->protocol != bpf_htons(ETH_P_IPV6))
+		return TC_ACT_UNSPEC;
+	/* Frames on `lo` do not say that they are for many. */
+	verdict = skb->pkt_type == PACKET_HOST ? FOR_ONE : group_packet(skb);
+	if (verdict == FOR_ONE)
+		verdict = unicast_packet(skb);
+	if (verdict == FOR_MANY)
+		verdict = group_packet(skb);
+	return verdict;
 }
 
 #endif

@@ -3,7 +3,7 @@
 //! | kept in the directory of pins | why |
 //! |---|---|
 //! | a link for each hook | sockets stay confined while the daemon is away; the next one replaces the programs |
-//! | maps `sockets`, `ports`, `listening`, `counted`, `quota` | what the programs know of sockets, which outlive the daemon |
+//! | maps `sockets`, `ports`, `hearers`, `listening`, `counted`, `quota` | what the programs know of sockets, which outlive the daemon |
 //! | an empty directory for each clsact qdisc that was made (kernels without TCX) | they go with the programs |
 //!
 //! Everything else is told anew by each daemon, before it attaches. Owned by the control thread. Loading and attaching
@@ -124,6 +124,7 @@ struct Maps {
     devices: Map<Index, u8>,
     sockets: Map<u32, afnet_socket>,
     claimed: Map<u32, u64>,
+    replicated: Map<u32, u8>,
     quota: Map<u64, afnet_quota>,
 }
 
@@ -154,6 +155,23 @@ fn bits(addr: IpAddr, len: u8) -> u32 {
     u32::from(len) + if addr.is_ipv4() { 96 } else { 0 }
 }
 
+/// The device of all of them; 0: they are of several, or there are none.
+fn device(sources: &[Source]) -> u32 {
+    let mut indices = sources.iter().map(|s| s.ifindex);
+    let first = indices.next().unwrap_or(0);
+    if indices.all(|ifindex| ifindex == first) { first } else { 0 }
+}
+
+/// The broadcast address of a source's subnet, as the kernel has it; 0: there is none.
+fn broadcast(source: &Source) -> u32 {
+    match source.addr {
+        IpAddr::V4(addr) if source.prefix_len <= 30 => {
+            (addr.to_bits() | u32::MAX.unbounded_shr(source.prefix_len.into())).to_be()
+        }
+        _ => 0,
+    }
+}
+
 impl Confinement {
     /// Loads programs and maps; maps that a daemon before has pinned are taken over. Nothing is attached yet.
     pub fn load(config: &ConfinementConfig) -> Result<Self, Error> {
@@ -163,6 +181,7 @@ impl Confinement {
             .map_err(Error::bpf("open the kernel path's object"))?;
         let rodata = open.maps.rodata_data.as_deref_mut().expect("the object has options");
         rodata.netns_cookie = config.netns_cookie;
+        rodata.slots = config.compartments;
         for (map, entries) in [
             (&mut open.maps.cgroups, config.compartments),
             (&mut open.maps.owners, config.addresses),
@@ -176,6 +195,7 @@ impl Confinement {
         let kept = [
             &mut open.maps.sockets,
             &mut open.maps.ports,
+            &mut open.maps.hearers,
             &mut open.maps.listening,
             &mut open.maps.counted,
             &mut open.maps.quota,
@@ -211,6 +231,7 @@ impl Confinement {
                 devices: Map::new("device", &maps.devices)?,
                 sockets: Map::new("socket", &maps.sockets)?,
                 claimed: Map::new("claimed socket", &maps.claimed)?,
+                replicated: Map::new("replicated socket", &maps.replicated)?,
                 quota: Map::new("socket count", &maps.quota)?,
             },
             releases: Releases::new(&maps.releases)?,
@@ -389,7 +410,9 @@ impl Confinement {
         let primary = |four| of(four).next().map(|s| ip(s.addr)).unwrap_or_default();
         let count = |four| u16::try_from(of(four).count().min(most)).unwrap_or(0);
         let (count4, count6) = (count(true), count(false));
-        if count4 > 1 || count6 > 1 {
+        let device = device(&to.sources);
+        let several = count4 > 1 || count6 > 1 || (device == 0 && count4 + count6 > 0);
+        if several {
             let mut sources = afnet_sources::default();
             for (list, four) in [(&mut sources.v4, true), (&mut sources.v6, false)] {
                 for (entry, s) in list.iter_mut().zip(of(four)) {
@@ -410,6 +433,8 @@ impl Confinement {
             count4,
             count6,
             sockets: to.sockets,
+            device,
+            broadcast4: of(true).next().map_or(0, broadcast),
             reserved: 0,
         };
         self.maps.confined.insert(&slot, &entry)?;
@@ -422,7 +447,7 @@ impl Confinement {
         if before.is_some() && before != first {
             self.word(offset_of!(types::bss, off_primary)).store(1, Ordering::Relaxed);
         }
-        if count4 < 2 && count6 < 2 {
+        if !several {
             self.maps.sources.remove(&slot)?;
         }
         if let Some(old) = self.cgroups.get(&slot)
@@ -519,6 +544,12 @@ impl Confinement {
     /// closed, or it gives its port up otherwise.
     pub fn watch_release(&self, socket: BorrowedFd<'_>, cookie: u64) -> Result<(), Error> {
         self.maps.claimed.insert(&number(socket), &cookie)
+    }
+
+    /// Whether a socket has had the datagrams to groups and broadcast that a worker hands on to the kernel.
+    pub fn set_replicated(&self, socket: BorrowedFd<'_>, on: bool) -> Result<(), Error> {
+        let key = number(socket);
+        if on { self.maps.replicated.insert(&key, &1) } else { self.maps.replicated.remove(&key).map(|_| ()) }
     }
 
     /// The reports.

@@ -101,6 +101,8 @@ plain! {
         count4: u16,
         count6: u16,
         sockets: u32,
+        device: u32,
+        broadcast4: u32,
         reserved: u32
     },
     afnet_source { addr: confine_types::afnet_ip, ifindex: u32, prefix_len: u32 },

@@ -37,12 +37,16 @@ static const struct option {
 	{"hdrincl4", IPPROTO_IP, IP_HDRINCL},
 	{"bind_no_port", IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT},
 	{"port_range", IPPROTO_IP, IP_LOCAL_PORT_RANGE},
+	{"loop4", IPPROTO_IP, IP_MULTICAST_LOOP},
+	{"all4", IPPROTO_IP, IP_MULTICAST_ALL},
 	{"v6only", IPPROTO_IPV6, IPV6_V6ONLY},
 	{"freebind6", IPPROTO_IPV6, IPV6_FREEBIND},
 	{"transparent6", IPPROTO_IPV6, IPV6_TRANSPARENT},
 	{"pktinfo6", IPPROTO_IPV6, IPV6_RECVPKTINFO},
 	{"recverr6", IPPROTO_IPV6, IPV6_RECVERR},
 	{"hdrincl6", IPPROTO_IPV6, IPV6_HDRINCL},
+	{"loop6", IPPROTO_IPV6, IPV6_MULTICAST_LOOP},
+	{"all6", IPPROTO_IPV6, IPV6_MULTICAST_ALL},
 	{"addrform", IPPROTO_IPV6, IPV6_ADDRFORM},
 	{"fastopen", IPPROTO_TCP, TCP_FASTOPEN},
 };
@@ -98,17 +102,50 @@ void op_sticky(char **word)
 		       sizeof(info)) == 0);
 }
 
-/* join SOCKET GROUP DEVICE: a multicast group */
-void op_join(char **word)
+/* join, leave SOCKET GROUP DEVICE [SOURCE]: a multicast group, perhaps from one source alone;
+ * block, unblock SOCKET GROUP DEVICE SOURCE: a source of one that was joined */
+void op_membership(char **word)
 {
-	struct address group;
-	struct group_req request = {.gr_interface = if_nametoindex(word[3])};
-	bool v4;
+	static const struct {
+		const char *name;
+		int any, source;
+	} options[] = {
+		{"join", MCAST_JOIN_GROUP, MCAST_JOIN_SOURCE_GROUP},
+		{"leave", MCAST_LEAVE_GROUP, MCAST_LEAVE_SOURCE_GROUP},
+		{"block", -1, MCAST_BLOCK_SOURCE},
+		{"unblock", -1, MCAST_UNBLOCK_SOURCE},
+	};
+	struct group_source_req request = {.gsr_interface = if_nametoindex(word[3])};
+	struct group_req all = {.gr_interface = request.gsr_interface};
+	struct address group, source;
+	size_t i = 0;
+	int level;
 
-	if (!parse_address(word[2], "0", &group))
+	if (!parse_address(word[2], "0", &group) ||
+	    (word[4] && !parse_address(word[4], "0", &source)))
 		return say("no-such-address");
-	v4 = group.any.sa_family == AF_INET;
-	memcpy(&request.gr_group, &group.storage, group.len);
-	say_result(sys(setsockopt, find(word[1])->fd, v4 ? IPPROTO_IP : IPPROTO_IPV6,
-		       MCAST_JOIN_GROUP, &request, sizeof(request)) == 0);
+	while (strcmp(options[i].name, word[0]) != 0)
+		i++;
+	level = group.any.sa_family == AF_INET ? IPPROTO_IP : IPPROTO_IPV6;
+	memcpy(&all.gr_group, &group.storage, group.len);
+	if (!word[4])
+		return say_result(sys(setsockopt, find(word[1])->fd, level, options[i].any, &all,
+				      sizeof(all)) == 0);
+	memcpy(&request.gsr_group, &group.storage, group.len);
+	memcpy(&request.gsr_source, &source.storage, source.len);
+	say_result(sys(setsockopt, find(word[1])->fd, level, options[i].source, &request,
+		       sizeof(request)) == 0);
+}
+
+/* via SOCKET DEVICE: where it sends multicast */
+void op_via(char **word)
+{
+	struct sock *sock = find(word[1]);
+	struct ip_mreqn four = {.imr_ifindex = (int)if_nametoindex(word[2])};
+	bool v4 = sock->family == AF_INET;
+
+	say_result(sys(setsockopt, sock->fd, v4 ? IPPROTO_IP : IPPROTO_IPV6,
+		       v4 ? IP_MULTICAST_IF : IPV6_MULTICAST_IF,
+		       v4 ? (void *)&four : (void *)&four.imr_ifindex,
+		       v4 ? (socklen_t)sizeof(four) : (socklen_t)sizeof(int)) == 0);
 }

@@ -177,16 +177,23 @@ static const struct operation {
 	int operands; /* that it needs at least */
 	void (*run)(char **word);
 } operations[] = {
-	{"socket", 3, op_socket},      {"bind", 3, op_bind},	     {"connect", 3, op_connect},
-	{"connectlen", 4, op_connect}, {"listen", 1, op_listen},     {"accept", 2, op_accept},
-	{"getsockname", 1, op_name},   {"getpeername", 1, op_name},  {"send", 2, op_send},
-	{"sendto", 4, op_sendto},      {"sendmsg", 5, op_sendmsg},   {"recv", 1, op_recv},
-	{"recverr", 1, op_recverr},    {"shutdown", 2, op_shutdown}, {"poll", 1, op_poll},
-	{"close", 1, op_close},	       {"abort", 1, op_close},	     {"reset", 0, op_reset},
-	{"dial", 3, op_dial},	       {"answer", 0, op_answer},     {"serve", 0, op_serve},
-	{"many", 5, op_many},	       {"user", 1, op_user},	     {"daemon", 0, op_daemon},
-	{"write", 2, op_write},	       {"set", 2, op_set},	     {"get", 2, op_get},
-	{"sticky", 2, op_sticky},      {"join", 3, op_join},	     {"ping", 2, op_ping},
+	{"socket", 3, op_socket},    {"bind", 3, op_bind},
+	{"connect", 3, op_connect},  {"connectlen", 4, op_connect},
+	{"listen", 1, op_listen},    {"accept", 2, op_accept},
+	{"getsockname", 1, op_name}, {"getpeername", 1, op_name},
+	{"send", 2, op_send},	     {"sendto", 4, op_sendto},
+	{"sendmsg", 5, op_sendmsg},  {"recv", 1, op_recv},
+	{"recverr", 1, op_recverr},  {"shutdown", 2, op_shutdown},
+	{"poll", 1, op_poll},	     {"close", 1, op_close},
+	{"abort", 1, op_close},	     {"reset", 0, op_reset},
+	{"dial", 3, op_dial},	     {"answer", 0, op_answer},
+	{"serve", 0, op_serve},	     {"many", 5, op_many},
+	{"user", 1, op_user},	     {"daemon", 0, op_daemon},
+	{"write", 2, op_write},	     {"set", 2, op_set},
+	{"get", 2, op_get},	     {"sticky", 2, op_sticky},
+	{"join", 3, op_membership},  {"leave", 3, op_membership},
+	{"block", 4, op_membership}, {"unblock", 4, op_membership},
+	{"via", 2, op_via},	     {"ping", 2, op_ping},
 	{"forge", 6, op_forge},
 };
 

@@ -66,7 +66,8 @@ bool receive(struct sock *sock, int flags, struct message *message);
 void op_set(char **word);
 void op_get(char **word);
 void op_sticky(char **word);
-void op_join(char **word);
+void op_membership(char **word);
+void op_via(char **word);
 
 /* packets.c */
 void op_ping(char **word);

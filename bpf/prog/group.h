@@ -1,0 +1,340 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Datagrams to groups and to broadcast, for UDP sockets on all addresses of a compartment. The
+ * kernel has them at one address, so its own delivery, which goes to sockets on all addresses or on
+ * the group, does not find them.
+ *
+ *   frame -> who hears it next? -- nobody --> kernel: its own delivery, reassembly
+ *             | a copy, tagged with the slot      ^
+ *             |   '------- the frame itself ------'
+ *             v
+ *   copy  -> who hears it next? -> a copy ...; then this one to the socket of its slot
+ *
+ * So a datagram is copied once at a time, however many hear it, and a burst of them does not
+ * overflow the CPU's backlog. The tag is the destination MAC address (AFNET_MAC_COPY): it is in the
+ * packet, so that none of the other programs on its way can lose it. What a tag says that somebody
+ * else has made up is checked as for any frame.
+ *
+ *  1. candidates by port                               hearers.h
+ *  2. the compartment has an address at the device     `confined`, `sources`
+ *  3. from this host: neither side is isolated         what comes from lo: only its own
+ *  4. the socket has joined the group, for this source member.h
+ *     broadcast: of one of the compartment's subnets
+ *
+ * Where copies go. From the wire: to the ingress of the device again. Copies of what this host has
+ * sent (dev_loopback_xmit) come without MAC header, and without their route the kernel would take
+ * them for forged ones: so IPv4 goes out of `lo`, which keeps it. IPv6 asks for the route anew, at
+ * the device.
+ *
+ * Of sockets that share the port one hears it, the last bound or (SO_REUSEPORT) one by hash.
+ * Fragments go to the kernel only.
+ */
+#ifndef AFNET_GROUP_H
+#define AFNET_GROUP_H
+
+#include <linux/if_packet.h>
+#include <linux/pkt_cls.h>
+#include "member.h"
+#include "ping.h"
+#include "udp.h"
+
+/* Slots there are, fixed when the programs are loaded. */
+const volatile __u32 slots = 4096;
+
+/* Looks at words and candidates for one packet: more than there can be. */
+#define SEEK_MAX (1 << 18)
+
+/* No verdicts: a packet is for one address, for the sockets of several. */
+#define FOR_ONE	 (-2)
+#define FOR_MANY (-3)
+
+/* Sockets that have had what comes with AFNET_COPY_REPLICATED, by the fast path. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, __u8);
+} replicated SEC(".maps");
+
+/* A datagram on its way to those who hear it. */
+struct hearing {
+	struct afnet_ip to;
+	struct afnet_ip from;
+	__u32 ifindex; /* of the device that it came to */
+	__u32 sender;  /* the compartment that has sent it; 0: another host, or ours */
+	__u16 flags;   /* AFNET_COPY_* */
+	__be16 port;
+	bool group;   /* multicast, not broadcast */
+	bool private; /* for its sender alone */
+	bool assign;  /* now is the time to give it to the socket */
+	bool reserved;
+};
+
+/* The search for the next compartment. */
+struct search {
+	struct __sk_buff *skb;
+	struct hearing hearing;
+	__u32 cursor;
+	__u32 found;
+};
+
+static __always_inline bool is_multicast(const struct afnet_ip *ip)
+{
+	return is_group(ip) && !(is_ip4(ip) && ip->word[3] == 0xffffffff);
+}
+
+static __always_inline __be32 broadcast_of(const struct afnet_source *s)
+{
+	__u32 len = s->prefix_len - 96;
+
+	/* Those with one or two addresses have none. */
+	return len > 30 ? 0 : s->addr.word[3] | bpf_htonl(0xffffffffu >> (len & 31));
+}
+
+/* Whether the compartment has an address at the device; and, if `broadcast` is one of a subnet, in
+ * that. */
+__noinline int is_at_device(__u32 slot, __u32 ifindex, __be32 broadcast)
+{
+	const struct afnet_confined *c = bpf_map_lookup_elem(&confined, &slot);
+	const struct afnet_sources *all;
+
+	if (!c)
+		return false;
+	if (c->device && c->count4 < 2)
+		return c->device == ifindex && (!broadcast || c->broadcast4 == broadcast);
+	all = bpf_map_lookup_elem(&sources, &slot);
+	if (!all)
+		return false;
+	for (__u32 i = 0; i < AFNET_SOURCES; i++) {
+		if (i < c->count4 && all->v4[i].ifindex == ifindex &&
+		    (!broadcast || broadcast_of(&all->v4[i]) == broadcast))
+			return true;
+		if (i < c->count6 && all->v6[i].ifindex == ifindex && !broadcast)
+			return true;
+	}
+	return false;
+}
+
+/* Whether a socket of the compartment hears it, and gives it to that, if it is time. Verified by
+ * itself. */
+__noinline int hears(struct __sk_buff *skb, __u32 slot, const struct hearing *h)
+{
+	const struct afnet_confined *c = bpf_map_lookup_elem(&confined, &slot);
+	struct afnet_port_key key = {.protocol = IPPROTO_UDP};
+	struct afnet_ip anchor, nobody = {};
+	const struct afnet_port *p;
+	struct afnet_socket *s;
+	struct bpf_sock *sk;
+	struct walk w = {};
+	int good = false;
+	__u8 *had;
+
+	if (!h || !c || !c->cgroup || (h->private && slot != h->sender))
+		return false;
+	w.group = h->to;
+	w.from = h->from;
+	w.ifindex = h->ifindex;
+	if (w.ifindex == LO_IFINDEX
+		    ? slot != h->sender
+		    : !is_at_device(slot, w.ifindex, is_group(&w.group) ? 0 : w.group.word[3]))
+		return false;
+	key.home = c->cgroup;
+	key.port = bpf_ntohs(h->port);
+	key.addr = any_of(&w.group);
+	p = bpf_map_lookup_elem(&ports, &key);
+	/* A socket that never called bind() is on all addresses in the kernel, too. */
+	if (!p || !receives(p) || p->flags & AFNET_PORT_UNBOUND)
+		return false;
+	anchor = p->anchor;
+	if (is_ip4(&anchor))
+		nobody = ip4(0);
+	/* From nobody: connected sockets hear no groups. */
+	sk = find_udp(skb, &anchor, &nobody, bpf_htons(p->port), 0);
+	if (!sk)
+		return false;
+	s = bpf_sk_storage_get(&sockets, sk, 0, 0);
+	if (!s || s->cgroup != c->cgroup || sk->state == STATE_ESTABLISHED ||
+	    !(s->flags & (AFNET_SOCKET_ANY4 | AFNET_SOCKET_ANY6)))
+		goto out;
+	if (h->group && !is_member(&w, (const void *)kernel_sock(sk)))
+		goto out;
+	if (h->flags & AFNET_COPY_LOCAL && c->flags & AFNET_CONFINED_ISOLATED &&
+	    h->sender != slot) {
+		refused(slot, AFNET_DROP_ISOLATED);
+		goto out;
+	}
+	had = h->flags & AFNET_COPY_REPLICATED ? bpf_sk_storage_get(&replicated, sk, 0, 0) : NULL;
+	if (had && *had)
+		goto out;
+	good = !h->assign || !bpf_sk_assign(skb, sk, 0);
+out:
+	bpf_sk_release(sk);
+	return good;
+}
+
+/* Not static, to be verified once. */
+__noinline int lowest_bit(__u64 word)
+{
+	int bit = 0;
+
+	for (int half = 32; half; half >>= 1)
+		if (!(word & ((1ull << half) - 1))) {
+			word >>= half;
+			bit += half;
+		}
+	return bit;
+}
+
+/* One step to the next candidate: over an entry, over a word, or to a bit. */
+static long seek(__u32 step __attribute__((unused)), struct search *search)
+{
+	struct hearing *h = &search->hearing;
+	struct afnet_hearers_key key = {.port = bpf_ntohs(h->port)};
+	const struct afnet_hearers *e;
+	__u32 slot = search->cursor;
+	__u64 word;
+
+	if (slot >= slots)
+		return 1;
+	key.family = is_ip4(&h->to) ? AF_INET : AF_INET6;
+	key.block = slot / AFNET_HEARERS_BLOCK;
+	e = bpf_map_lookup_elem(&hearers, &key);
+	if (!e) {
+		search->cursor = (slot | (AFNET_HEARERS_BLOCK - 1)) + 1;
+		return 0;
+	}
+	word = h->group && !is_everyones(&h->to) ? e->joined[slot / 64 % (AFNET_HEARERS_BLOCK / 64)]
+						 : e->bound[slot / 64 % (AFNET_HEARERS_BLOCK / 64)];
+	word >>= slot & 63;
+	if (!word) {
+		search->cursor = (slot | 63) + 1;
+		return 0;
+	}
+	slot += lowest_bit(word);
+	search->cursor = slot + 1;
+	if (!hears(search->skb, slot, h))
+		return 0;
+	search->found = slot;
+	return 1;
+}
+
+/* The destination of a frame, as a tag: (kind, flags, 0, slot). */
+static __always_inline void put_tag(struct __sk_buff *skb, __u16 flags, __u32 slot)
+{
+	__be16 to[3] = {bpf_htons(AFNET_MAC_COPY), bpf_htons(flags), bpf_htons(slot)};
+
+	bpf_skb_store_bytes(skb, 0, to, sizeof(to), 0);
+}
+
+/* Sends a copy to the socket of `slot`, by where its route is found. */
+static __always_inline void send_copy(struct __sk_buff *skb, const struct hearing *h, __u32 slot,
+				      bool looped)
+{
+	__u8 before[ETH_ALEN];
+	__u32 flags = h->flags;
+	bool by_lo = skb->ifindex == LO_IFINDEX || (looped && is_ip4(&h->to));
+
+	if (looped) {
+		struct {
+			__u8 to[ETH_ALEN];
+			__be16 from_kind;
+			__be32 from_ifindex;
+			__be16 protocol;
+		} __attribute__((packed)) header = {.from_kind = bpf_htons(0x02af),
+						    .from_ifindex = bpf_htonl(h->ifindex),
+						    .protocol = skb->protocol};
+
+		if (bpf_skb_change_head(skb, ETH_HLEN, 0))
+			return;
+		bpf_skb_store_bytes(skb, 0, &header, sizeof(header), 0);
+		if (by_lo)
+			flags |= AFNET_COPY_MOVED;
+	}
+	bpf_skb_load_bytes(skb, 0, before, sizeof(before));
+	put_tag(skb, flags, slot);
+	bpf_clone_redirect(skb, by_lo ? LO_IFINDEX : skb->ifindex, by_lo ? 0 : BPF_F_INGRESS);
+	bpf_skb_store_bytes(skb, 0, before, sizeof(before), 0);
+}
+
+/* A worker hands a frame on, for the device whose index stands in its destination address. */
+static __always_inline int from_worker(struct __sk_buff *skb)
+{
+	__be32 index = 0;
+	__u32 ifindex;
+
+	if (bpf_skb_load_bytes(skb, 2, &index, sizeof(index)))
+		return TC_ACT_SHOT;
+	ifindex = bpf_ntohl(index);
+	if (!chooses_source(ifindex))
+		return TC_ACT_SHOT;
+	put_tag(skb, AFNET_COPY_REPLICATED, 0);
+	return bpf_redirect(ifindex, BPF_F_INGRESS);
+}
+
+/*
+ * A packet of a group or broadcast frame, or to a group: the verdict, or FOR_ONE. Verified by
+ * itself.
+ */
+__noinline int group_packet(struct __sk_buff *skb)
+{
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	bool looped = skb->pkt_type == PACKET_LOOPBACK;
+	const struct afnet_confined *c = NULL;
+	struct search search = {.skb = skb};
+	struct hearing *h = &search.hearing;
+	struct flow flow = {};
+	__u16 kind = 0;
+	__u32 own = 0;
+
+	/* Tagged, it goes to another device first. */
+	if (skb->pkt_type == PACKET_OTHERHOST || skb->vlan_present)
+		return TC_ACT_UNSPEC;
+	h->ifindex = skb->ifindex;
+	if (!looped) {
+		if (data + ETH_HLEN > end)
+			return TC_ACT_UNSPEC;
+		kind = bpf_ntohs(*(__be16 *)data);
+		if (kind == AFNET_MAC_WORKER && host_link && skb->ifindex == host_link)
+			return from_worker(skb);
+		if (kind == AFNET_MAC_COPY) {
+			h->flags = bpf_ntohs(*(__be16 *)(data + 2));
+			own = bpf_ntohs(*(__be16 *)(data + 4));
+			if (h->flags & AFNET_COPY_MOVED && skb->ifindex == LO_IFINDEX)
+				h->ifindex = bpf_ntohl(*(__be32 *)(data + ETH_ALEN + 2));
+		}
+		data += ETH_HLEN;
+	}
+	if (!read_udp(skb, data, end, false, &flow) || !flow.whole)
+		return own ? TC_ACT_SHOT : looped || is_group(&flow.ours) ? TC_ACT_UNSPEC : FOR_ONE;
+	h->to = flow.ours;
+	h->from = flow.theirs;
+	h->port = flow.port;
+	h->group = is_multicast(&h->to);
+	if (!is_group(&h->to) &&
+	    (!is_ip4(&h->to) || skb->pkt_type == PACKET_HOST || owner_of(&h->to)))
+		return own ? TC_ACT_SHOT : looped ? TC_ACT_UNSPEC : FOR_ONE;
+	h->sender = owner_of(&h->from);
+	if (looped || skb->ifindex == LO_IFINDEX || (h->flags & AFNET_COPY_REPLICATED && h->sender))
+		h->flags |= AFNET_COPY_LOCAL;
+	if (h->flags & AFNET_COPY_LOCAL) {
+		__u32 sender = h->sender;
+
+		if (sender)
+			c = bpf_map_lookup_elem(&confined, &sender);
+		h->private = is_alias(&h->from) || (c && c->flags & AFNET_CONFINED_ISOLATED);
+	}
+	search.cursor = own ? own + 1 : 1;
+	bpf_loop(SEEK_MAX, seek, &search, 0);
+	if (search.found)
+		send_copy(skb, h, search.found, looped);
+	if (own) {
+		h->assign = true;
+		if (!hears(skb, own, h))
+			return TC_ACT_SHOT;
+	}
+	if (!h->group && kind == AFNET_MAC_COPY)
+		bpf_skb_change_type(skb, PACKET_BROADCAST);
+	return !own && h->private ? TC_ACT_SHOT : TC_ACT_UNSPEC;
+}
+
+#endif
