@@ -113,11 +113,17 @@ struct afnet_hearers {
 	__u32 reserved;
 };
 
+/* Key of `fast_groups`. */
+struct afnet_fast_group {
+	__u32 ifindex;
+	struct afnet_ip addr;
+};
+
 /*
  * Destination MAC addresses of frames to groups and broadcast on their way to sockets, the first 16
- * bits. (Multicast addresses, locally administered: nobody else's.) 03:af and an ifindex: into the
- * host link, by a worker, for that device. 07:af, AFNET_COPY_* and a slot, 16 bits each: for the
- * compartments from this slot on.
+ * bits. (Multicast addresses, locally administered: nobody else's.) 03:af and an ifindex: in the
+ * host link, by a worker for that device, or to one from it. 07:af, AFNET_COPY_* and a slot, 16
+ * bits each: for the compartments from this slot on.
  */
 #define AFNET_MAC_WORKER 943
 #define AFNET_MAC_COPY	 1967
@@ -177,6 +183,7 @@ _Static_assert(sizeof(struct afnet_port_key) == 24, "no padding in a hash key");
 _Static_assert(sizeof(struct afnet_port) == 64, "fixed layout");
 _Static_assert(sizeof(struct afnet_hearers_key) == 8, "no padding in a hash key");
 _Static_assert(sizeof(struct afnet_hearers) == 136, "fixed layout");
+_Static_assert(sizeof(struct afnet_fast_group) == 20, "no padding in a hash key");
 _Static_assert(sizeof(struct afnet_socket) == 96, "fixed layout");
 
 #endif

@@ -26,6 +26,8 @@
  * them for forged ones: so IPv4 goes out of `lo`, which keeps it. IPv6 asks for the route anew, at
  * the device.
  *
+ * What this host sends to groups that endpoints are in is copied to the workers, too (workers.h).
+ *
  * Of sockets that share the port one hears it, the last bound or (SO_REUSEPORT) one by hash.
  * Fragments go to the kernel only.
  */
@@ -37,6 +39,7 @@
 #include "member.h"
 #include "ping.h"
 #include "udp.h"
+#include "workers.h"
 
 /* Slots there are, fixed when the programs are loaded. */
 const volatile __u32 slots = 4096;
@@ -226,6 +229,22 @@ static __always_inline void put_tag(struct __sk_buff *skb, __u16 flags, __u32 sl
 	bpf_skb_store_bytes(skb, 0, to, sizeof(to), 0);
 }
 
+/* Gives a looped packet the MAC header that it came without. */
+static __always_inline long put_header(struct __sk_buff *skb, const struct hearing *h)
+{
+	struct {
+		__u8 to[ETH_ALEN];
+		__be16 from_kind;
+		__be32 from_ifindex;
+		__be16 protocol;
+	} __attribute__((packed)) header = {.from_kind = bpf_htons(0x02af),
+					    .from_ifindex = bpf_htonl(h->ifindex),
+					    .protocol = skb->protocol};
+
+	return bpf_skb_change_head(skb, ETH_HLEN, 0)
+		       ?: bpf_skb_store_bytes(skb, 0, &header, sizeof(header), 0);
+}
+
 /* Sends a copy to the socket of `slot`, by where its route is found. */
 static __always_inline void send_copy(struct __sk_buff *skb, const struct hearing *h, __u32 slot,
 				      bool looped)
@@ -234,22 +253,8 @@ static __always_inline void send_copy(struct __sk_buff *skb, const struct hearin
 	__u32 flags = h->flags;
 	bool by_lo = skb->ifindex == LO_IFINDEX || (looped && is_ip4(&h->to));
 
-	if (looped) {
-		struct {
-			__u8 to[ETH_ALEN];
-			__be16 from_kind;
-			__be32 from_ifindex;
-			__be16 protocol;
-		} __attribute__((packed)) header = {.from_kind = bpf_htons(0x02af),
-						    .from_ifindex = bpf_htonl(h->ifindex),
-						    .protocol = skb->protocol};
-
-		if (bpf_skb_change_head(skb, ETH_HLEN, 0))
-			return;
-		bpf_skb_store_bytes(skb, 0, &header, sizeof(header), 0);
-		if (by_lo)
-			flags |= AFNET_COPY_MOVED;
-	}
+	if (looped && by_lo)
+		flags |= AFNET_COPY_MOVED;
 	bpf_skb_load_bytes(skb, 0, before, sizeof(before));
 	put_tag(skb, flags, slot);
 	bpf_clone_redirect(skb, by_lo ? LO_IFINDEX : skb->ifindex, by_lo ? 0 : BPF_F_INGRESS);
@@ -283,6 +288,7 @@ __noinline int group_packet(struct __sk_buff *skb)
 	struct search search = {.skb = skb};
 	struct hearing *h = &search.hearing;
 	struct flow flow = {};
+	bool fast = false;
 	__u16 kind = 0;
 	__u32 own = 0;
 
@@ -323,8 +329,15 @@ __noinline int group_packet(struct __sk_buff *skb)
 			c = bpf_map_lookup_elem(&confined, &sender);
 		h->private = is_alias(&h->from) || (c && c->flags & AFNET_CONFINED_ISOLATED);
 	}
+	fast = looped && host_link && !h->private && is_fast_group(h->ifindex, &h->to);
+	if (fast)
+		h->flags |= AFNET_COPY_REPLICATED;
 	search.cursor = own ? own + 1 : 1;
 	bpf_loop(SEEK_MAX, seek, &search, 0);
+	if ((fast || (looped && search.found)) && put_header(skb, h))
+		return TC_ACT_UNSPEC;
+	if (fast)
+		copy_to_workers(skb, h->ifindex);
 	if (search.found)
 		send_copy(skb, h, search.found, looped);
 	if (own) {

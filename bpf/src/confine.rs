@@ -38,8 +38,8 @@ use crate::{
         c,
         confine::ConfineSkelBuilder,
         confine_types::{
-            self as types, afnet_confined, afnet_ip, afnet_owner_prefix, afnet_quota, afnet_refusals,
-            afnet_socket, afnet_source, afnet_sources,
+            self as types, afnet_confined, afnet_fast_group, afnet_ip, afnet_owner_prefix, afnet_quota,
+            afnet_refusals, afnet_socket, afnet_source, afnet_sources,
         },
     },
     tc::{self, Direction, Place, TcHook},
@@ -125,6 +125,7 @@ struct Maps {
     sockets: Map<u32, afnet_socket>,
     claimed: Map<u32, u64>,
     replicated: Map<u32, u8>,
+    fast_groups: Map<afnet_fast_group, u8>,
     quota: Map<u64, afnet_quota>,
 }
 
@@ -232,6 +233,7 @@ impl Confinement {
                 sockets: Map::new("socket", &maps.sockets)?,
                 claimed: Map::new("claimed socket", &maps.claimed)?,
                 replicated: Map::new("replicated socket", &maps.replicated)?,
+                fast_groups: Map::new("group of endpoints", &maps.fast_groups)?,
                 quota: Map::new("socket count", &maps.quota)?,
             },
             releases: Releases::new(&maps.releases)?,
@@ -544,6 +546,17 @@ impl Confinement {
     /// closed, or it gives its port up otherwise.
     pub fn watch_release(&self, socket: BorrowedFd<'_>, cookie: u64) -> Result<(), Error> {
         self.maps.claimed.insert(&number(socket), &cookie)
+    }
+
+    /// Whether endpoints are in a group, or at a broadcast address, of a device: what this host sends there goes to the
+    /// workers, too.
+    pub fn set_fast_group(&self, ifindex: u32, group: IpAddr, on: bool) -> Result<(), Error> {
+        let key = afnet_fast_group { ifindex, addr: ip(group) };
+        if on {
+            self.maps.fast_groups.insert(&key, &1)
+        } else {
+            self.maps.fast_groups.remove(&key).map(|_| ())
+        }
     }
 
     /// Whether a socket has had the datagrams to groups and broadcast that a worker hands on to the kernel.

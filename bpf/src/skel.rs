@@ -93,6 +93,7 @@ plain! {
     confine_types;
     afnet_ip { word: [u32; 4] },
     afnet_owner_prefix { len: u32, addr: confine_types::afnet_ip },
+    afnet_fast_group { ifindex: u32, addr: confine_types::afnet_ip },
     afnet_confined {
         cgroup: u64,
         primary4: confine_types::afnet_ip,

@@ -213,7 +213,8 @@ pub(super) fn deliver(core: &mut Core, bytes: &[u8], packet: &Packet, origin: Or
                     remote_port: udp.src_port,
                     ..record(packet, origin, core.realtime)
                 };
-                replicate(core, &members, &heard, None, Bytes::Private(payload), 0..payload.len());
+                let sender = if origin.trusted { core.owner(&packet.src) } else { None };
+                replicate(core, &members, &heard, sender, Bytes::Private(payload), 0..payload.len());
                 replicate_packet(core, &members, bytes, packet, origin);
             } else {
                 core.count(SLOT, crate::net::Drop::UdpChecksum);

@@ -11,7 +11,8 @@ use afnet_abi::{control::EndpointKind, vlan::Vlan};
 use afnet_tenant::{Endpoint, Error, Membership, Message};
 use afnet_tests::{
     afnetd::Afnetd,
-    bed::{Bed, DEVICE, PEER, PEER_V4, PEER_V6},
+    bed::{Bed, DEVICE, HOST_V4, PEER, PEER_V4, PEER_V6},
+    inside::Inside,
     netns::Netns,
     packet,
     veth::Veth,
@@ -383,5 +384,81 @@ fn groups_are_joined_again_after_a_restart() {
         assert_eq!(heard.local, at(group, PORT));
         drain(&mut a);
     }
+    daemon.stop();
+}
+
+/// The host's own programs and those of compartments that have nothing to do with the fast path, in the same groups.
+#[test]
+fn ordinary_programs_hear_and_are_heard() {
+    const OTHER_PORT: u16 = 6000;
+    let bed = Bed::new("mixed");
+    let (mut daemon, mut a, b) = two_compartments(&bed);
+    drop(b);
+    daemon.add_compartment("c", &["192.0.2.12/24", "2001:db8::12/64"]);
+    for ns in [&bed.peer, &bed.host] {
+        let device = if ns.name() == bed.peer.name() { PEER } else { DEVICE };
+        ns.ip(&format!("route add 224.0.0.0/4 dev {device}"));
+    }
+    let inside = Inside::start(&daemon, "c");
+    inside.run("import socket, struct");
+    for (group, source) in FAMILIES {
+        let v4 = source == PEER_V4;
+        let any = if v4 { "0.0.0.0" } else { "::" };
+        let host = bed.host.enter(|| UdpSocket::bind(at(any, OTHER_PORT))).expect("bind");
+        host.set_read_timeout(Some(Duration::from_millis(100))).expect("set a timeout");
+        let ifindex = bed.host.ifindex(DEVICE);
+        match ip(group) {
+            IpAddr::V4(g) => host.join_multicast_v4(&g, &HOST_V4.parse().unwrap()).expect("join"),
+            IpAddr::V6(g) => host.join_multicast_v6(&g, ifindex).expect("join"),
+        }
+        let (family, join) = if v4 {
+            let request = format!("socket.inet_aton('{group}') + struct.pack('=4xi', {ifindex})");
+            ("AF_INET", format!("s.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, {request})"))
+        } else {
+            let request =
+                format!("socket.inet_pton(socket.AF_INET6, '{group}') + struct.pack('=i', {ifindex})");
+            ("AF_INET6", format!("s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, {request})"))
+        };
+        inside.run(&format!("s = socket.socket(socket.{family}, socket.SOCK_DGRAM)"));
+        inside.run(&format!("s.bind(('{any}', {OTHER_PORT}))"));
+        inside.run("s.settimeout(0.1)");
+        inside.run(&join);
+        a.join(ip(group)).expect("join");
+        let mut buffer = [0; 100];
+        let mut heard_by_host =
+            || host.recv_from(&mut buffer).ok().map(|(len, from)| (buffer[..len].to_vec(), from));
+        let heard_inside = || {
+            let code = "(lambda d: [d[0].decode(), d[1][0]])(s.recvfrom(100))";
+            let value = inside.run(code);
+            value.as_array().map(|pair| (pair[0].clone(), pair[1].clone()))
+        };
+
+        // From outside, once it has been noticed that the kernel has members.
+        let socket = sender(&bed, source);
+        let both = wait::within(wait::PATIENCE, || {
+            socket.send_to(b"outside", at(group, OTHER_PORT)).expect("send");
+            (heard_by_host()? == (b"outside".to_vec(), socket.local_addr().unwrap())).then_some(())?;
+            (heard_inside()? == ("outside".into(), source.into())).then_some(())
+        });
+        assert!(both.is_some(), "the kernel's members hear nothing from outside");
+        let shown = daemon.json("maddr").to_string();
+        assert!(shown.contains("\"kernel\":true"), "{shown}");
+        until_heard(&mut a, || drop(socket.send_to(b"outside", at(group, PORT))));
+        drain(&mut a);
+
+        // From the host's program and that of the compartment, to the endpoint.
+        let from_host = until_heard(&mut a, || drop(host.send_to(b"host", at(group, PORT))));
+        assert_eq!((from_host.local, from_host.remote.port()), (at(group, PORT), OTHER_PORT));
+        drain(&mut a);
+        let from_c = until_heard(&mut a, || {
+            inside.run(&format!("s.sendto(b'inside', ('{group}', {PORT}))"));
+        });
+        let own = if v4 { "192.0.2.12" } else { "2001:db8::12" };
+        assert_eq!(from_c.remote, at(own, OTHER_PORT));
+        drain(&mut a);
+        inside.run("s.close()");
+    }
+    drop((a, inside));
+    bed.host.ip(&format!("route del 224.0.0.0/4 dev {DEVICE}"));
     daemon.stop();
 }

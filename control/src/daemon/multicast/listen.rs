@@ -236,6 +236,13 @@ impl Core {
                 .set_group_kernel(&place, kernel)
                 .map_err(|e| dataplane_error(format!("hearing {group}"), &e))?;
         }
+        if first != last
+            && realm.vlan == Vlan::NONE
+            && let Some(programs) = self.kernel_path.programs()
+            && let Err(e) = programs.set_fast_group(ifindex, group, !last)
+        {
+            tracing::error!("what this host sends to {group}: {e}");
+        }
         let Some(live) = self.devices.get(usize::from(realm.device)).and_then(|d| d.live.as_ref()) else {
             return Ok(());
         };
