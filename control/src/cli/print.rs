@@ -179,6 +179,7 @@ fn groups(realm: &Realm, out: &mut impl Write) -> io::Result<()> {
     if let Some(timer) = realm.timer {
         write!(out, " timer {}", seconds(timer))?;
     }
+    realm.counters.iter().try_for_each(|c| write!(out, " {} {}", c.name, c.value))?;
     writeln!(out)?;
     for group in &realm.groups {
         let timer = group.timer.map_or_else(String::new, |timer| format!(" timer {}", seconds(timer)));

@@ -43,6 +43,17 @@ pub enum Refusal {
     Sources(usize),
 }
 
+/// What has happened so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Queries heard.
+    pub queries: u64,
+    /// Other hosts' reports of old versions heard.
+    pub reports: u64,
+    /// Changes of the version that is spoken.
+    pub versions: u64,
+}
+
 /// The one host that a realm sees: state machine of RFC 3376 and RFC 3810, host side, with their older versions.
 #[derive(Debug)]
 pub struct Host<F: Family> {
@@ -61,6 +72,7 @@ pub struct Host<F: Family> {
     robustness: u8,
     query_interval: Duration,
     querier: Option<F::Address>,
+    counts: Counts,
 }
 
 type Messages<F> = Vec<Message<<F as Family>::Address>>;
@@ -80,7 +92,13 @@ impl<F: Family> Host<F> {
             robustness: ROBUSTNESS,
             query_interval: QUERY_INTERVAL,
             querier: None,
+            counts: Counts::default(),
         }
+    }
+
+    /// What has happened.
+    pub fn counts(&self) -> Counts {
+        self.counts
     }
 
     /// The version that is spoken.
@@ -217,15 +235,19 @@ impl<F: Family> Host<F> {
     pub fn hear(&mut self, heard: &Heard<F::Address>, now: Instant, random: Random<'_>) {
         self.refresh(now);
         match heard {
-            Heard::Query(query) => self.query(query, now, random),
+            Heard::Query(query) => {
+                self.counts.queries += 1;
+                self.query(query, now, random);
+            }
             // RFC 2236 3, RFC 2710 4: one report is enough. The current version knows no such thing.
             Heard::Report(address) if self.version != Version::Current => {
+                self.counts.reports += 1;
                 if let Some(mut group) = self.take(*address) {
                     (group.old_at, group.old_left, group.last_reporter) = (None, 0, false);
                     self.put(*address, group);
                 }
             }
-            Heard::Report(_) => {}
+            Heard::Report(_) => self.counts.reports += 1,
         }
     }
 
@@ -352,6 +374,7 @@ impl<F: Family> Host<F> {
         };
         if version != self.version {
             self.version = version;
+            self.counts.versions += 1;
             self.answer_at = None;
             self.due.clear();
             self.groups.values_mut().for_each(Group::silence);

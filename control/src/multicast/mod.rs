@@ -26,7 +26,7 @@ pub mod message;
 pub mod mld;
 
 pub use self::filter::Filter;
-pub use self::host::{Host, Limits, Refusal};
+pub use self::host::{Counts, Host, Limits, Refusal};
 pub use self::message::{Family, Heard, Message, Query, Version};
 pub use crate::dad::Random;
 

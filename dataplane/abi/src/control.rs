@@ -517,6 +517,10 @@ pub struct Realm {
     /// Milliseconds until something is said, or until an older querier counts as gone.
     #[serde(default)]
     pub timer: Option<u32>,
+    /// Since the daemon speaks or follows there: queries and reports of old versions heard, packets that were ignored because
+    /// they were damaged or no router's, packets sent by afnetd, changes of the version.
+    #[serde(default)]
+    pub counters: Vec<Counter>,
     /// The groups.
     pub groups: Vec<Group>,
 }

@@ -12,6 +12,7 @@ mod echo;
 mod errors;
 mod fragments;
 mod groups;
+mod groups_hostile;
 mod harness;
 mod host;
 mod hostile;

@@ -71,6 +71,10 @@ pub struct Multicast {
 struct Hosts {
     igmp: Host<Igmp>,
     mld: Host<Mld>,
+    /// Packets of IGMP and of MLD that were damaged, forged, or of no interest.
+    ignored: (u64, u64),
+    /// Packets of each that were sent.
+    sent: (u64, u64),
 }
 
 /// A family that is spoken here.
@@ -87,6 +91,9 @@ trait Spoken: Family<Address: Into<IpAddr>> {
         Self: Sized;
 
     fn address(address: IpAddr) -> Option<Self::Address>;
+
+    /// Its half of a pair.
+    fn of(pair: &mut (u64, u64)) -> &mut u64;
 }
 
 impl Spoken for Igmp {
@@ -103,6 +110,10 @@ impl Spoken for Igmp {
     fn address(address: IpAddr) -> Option<Ipv4Addr> {
         if let IpAddr::V4(address) = address { Some(address) } else { None }
     }
+
+    fn of((igmp, _): &mut (u64, u64)) -> &mut u64 {
+        igmp
+    }
 }
 
 impl Spoken for Mld {
@@ -118,6 +129,10 @@ impl Spoken for Mld {
 
     fn address(address: IpAddr) -> Option<Ipv6Addr> {
         if let IpAddr::V6(address) = address { Some(address) } else { None }
+    }
+
+    fn of((_, mld): &mut (u64, u64)) -> &mut u64 {
+        mld
     }
 }
 
@@ -143,7 +158,12 @@ impl Multicast {
 
     fn hosts(&mut self, realm: Realm) -> &mut Hosts {
         let limits = self.limits;
-        self.realms.entry(realm).or_insert_with(|| Hosts { igmp: Host::new(limits), mld: Host::new(limits) })
+        self.realms.entry(realm).or_insert_with(|| Hosts {
+            igmp: Host::new(limits),
+            mld: Host::new(limits),
+            ignored: (0, 0),
+            sent: (0, 0),
+        })
     }
 }
 
@@ -286,16 +306,16 @@ impl Core {
     }
 
     fn heard_of<F: Spoken>(&mut self, realm: Realm, packet: &[u8]) {
-        if !self.multicast.realms.contains_key(&realm) {
+        let Some(hosts) = self.multicast.realms.get_mut(&realm) else { return };
+        let Some(heard) = F::parse(packet) else {
+            *F::of(&mut hosts.ignored) += 1;
             return;
-        }
-        if let Some(heard) = F::parse(packet) {
-            let now = Instant::now();
-            self.with_host::<F>(realm, |host, random| {
-                host.hear(&heard, now, random);
-                Vec::new()
-            });
-        }
+        };
+        let now = Instant::now();
+        self.with_host::<F>(realm, |host, random| {
+            host.hear(&heard, now, random);
+            Vec::new()
+        });
     }
 
     /// A device's link is there: whoever is at the other end knows nothing of us.
@@ -320,7 +340,7 @@ impl Core {
     }
 
     /// Sends messages where we are the speaker. What is lost is repeated: that is what robustness is for.
-    fn say<F: Spoken>(&self, realm: Realm, said: &[Message<F::Address>]) {
+    fn say<F: Spoken>(&mut self, realm: Realm, said: &[Message<F::Address>]) {
         if said.is_empty() || !speaks(realm) {
             return;
         }
@@ -328,13 +348,16 @@ impl Core {
         let Some(live) = live.filter(|live| live.link.ready()) else { return };
         let Some(source) = self.speaker::<F>(realm) else { return };
         let mtu = usize::try_from(live.link.mtu).unwrap_or(usize::MAX);
-        for message in said {
-            for packet in F::build(message, source, mtu) {
-                let frame = frame::multicast(live.mac(), realm.vlan, &packet);
-                if let Err(e) = self.probes.send(live.link.ifindex, &frame) {
-                    tracing::debug!("sending a membership report to {}: {e}", live.link.name);
-                }
+        let mut sent = 0;
+        for packet in said.iter().flat_map(|message| F::build(message, source, mtu)) {
+            let frame = frame::multicast(live.mac(), realm.vlan, &packet);
+            match self.probes.send(live.link.ifindex, &frame) {
+                Ok(()) => sent += 1,
+                Err(e) => tracing::debug!("sending a membership report to {}: {e}", live.link.name),
             }
+        }
+        if let Some(hosts) = self.multicast.realms.get_mut(&realm) {
+            *F::of(&mut hosts.sent) += sent;
         }
     }
 
@@ -360,7 +383,8 @@ impl Core {
     }
 
     fn shown<F: Spoken>(&self, realm: Realm) -> Option<RealmGroups> {
-        let host = F::shown(self.multicast.realms.get(&realm)?);
+        let hosts = self.multicast.realms.get(&realm)?;
+        let host = F::shown(hosts);
         if host.groups().next().is_none() && host.querier().is_none() {
             return None;
         }
@@ -403,6 +427,14 @@ impl Core {
             }
         });
         let groups = groups.collect();
+        let (counts, mut ignored, mut sent) = (host.counts(), hosts.ignored, hosts.sent);
+        let counters = [
+            ("queries", counts.queries),
+            ("reports", counts.reports),
+            ("ignored", *F::of(&mut ignored)),
+            ("sent", *F::of(&mut sent)),
+            ("version_changes", counts.versions),
+        ];
         Some(RealmGroups {
             dev: self.device_name(realm).to_owned(),
             vlan: realm.vlan,
@@ -415,6 +447,7 @@ impl Core {
             speaker: if speaks(realm) { abi::Speaker::Afnetd } else { abi::Speaker::Kernel },
             querier: host.querier().map(Into::into),
             timer: host.due().map(left),
+            counters: counters.map(|(name, value)| abi::Counter { name: name.to_owned(), value }).into(),
             groups,
         })
     }
