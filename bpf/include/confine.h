@@ -97,19 +97,24 @@ struct afnet_port {
 /* Slots of compartments that stand in one entry of `hearers`. */
 #define AFNET_HEARERS_BLOCK 512
 
-/* Key of `hearers`: a UDP port, and which slots: block * AFNET_HEARERS_BLOCK on. */
+/* Multicast groups are sorted into so many by a hash: a compartment is only asked about a group if
+ * it has joined one of the same sort. */
+#define AFNET_HEARERS_SORTS 64
+
+/* Key of `hearers`: a UDP port; which groups; which slots: block * AFNET_HEARERS_BLOCK on. */
 struct afnet_hearers_key {
 	__u16 port;
-	__u16 family;
+	__u8 family;
+	__u8 sort; /* 0: broadcast, and those that every host is in; else 1 more than the hash */
 	__u32 block;
 };
 
-/* Value of `hearers`: compartments that may have a UDP socket on all addresses at the port, and
- * those among them one which has joined a group; a bit for each slot. */
+/* Value of `hearers`: compartments that may have a UDP socket there on all addresses, or (`sort`)
+ * one that has joined such a group; a bit for each slot. */
 struct afnet_hearers {
-	__u64 bound[AFNET_HEARERS_BLOCK / 64];
-	__u64 joined[AFNET_HEARERS_BLOCK / 64];
-	__u32 references; /* bits of `bound`, and who works with it */
+	__u64 slots[AFNET_HEARERS_BLOCK / 64];
+	__u64 joined[AFNET_HEARERS_BLOCK / 64]; /* sort 0: those that stand in others, too */
+	__u32 references;			/* bits of `slots`, and who works with it */
 	__u32 reserved;
 };
 
@@ -147,7 +152,6 @@ struct afnet_fast_group {
 #define AFNET_SOCKET_BOUND	   256	/* bind() was called: names are as it was told */
 #define AFNET_SOCKET_SET_REUSE	   512	/* the program has set SO_REUSEADDR */
 #define AFNET_SOCKET_SET_REUSEPORT 1024 /* ... SO_REUSEPORT */
-#define AFNET_SOCKET_JOINED	   2048 /* ... has joined a multicast group, at some time */
 
 /* Storage of a socket of a compartment, or (slot 0) of the host's UDP sockets. */
 struct afnet_socket {

@@ -24,6 +24,7 @@
 #define SO_REUSEPORT 15
 #define SOCK_STREAM  1
 #define SOCK_DGRAM   2
+#define TS_COMPAT    2
 
 /* Answers of a bind hook: go on; go on without asking for CAP_NET_BIND_SERVICE. */
 #define BIND_ALLOW	      1
@@ -84,6 +85,21 @@ static __always_inline bool may_bind(const struct sock *sk, __u16 port)
 		return false;
 	return BPF_CORE_READ(cred, user_ns) == BPF_CORE_READ(net, user_ns) ||
 	       !BPF_CORE_READ(cred, user_ns, level);
+}
+
+/* in_32bit_syscall() of x86. */
+static __always_inline bool in_32bit_call(void)
+{
+	const struct task_struct *task = (const void *)bpf_get_current_task();
+
+	return bpf_core_field_exists(task->thread_info.status) &&
+	       BPF_CORE_READ(task, thread_info.status) & TS_COMPAT;
+}
+
+/* Has datagrams to groups and broadcast looked at for the socket. */
+static __always_inline void hear(const struct afnet_socket *s, void *sk)
+{
+	enter_hearers(s->slot, s->port, s->flags, in_32bit_call() ? 0 : (__u64)kernel_sock(sk));
 }
 
 /*
@@ -266,7 +282,7 @@ static __always_inline int bind_socket(struct bpf_sock_addr *ctx, struct wish *w
 	if (s->port)
 		report_release(ctx->sk);
 	unregister(s);
-	s->flags &= AFNET_SOCKET_SET_REUSE | AFNET_SOCKET_SET_REUSEPORT | AFNET_SOCKET_JOINED;
+	s->flags &= AFNET_SOCKET_SET_REUSE | AFNET_SOCKET_SET_REUSEPORT;
 	if (s->flags & AFNET_SOCKET_SET_REUSE)
 		s->flags |= AFNET_SOCKET_REUSE;
 	if (s->flags & AFNET_SOCKET_SET_REUSEPORT)
@@ -292,6 +308,8 @@ static __always_inline int bind_socket(struct bpf_sock_addr *ctx, struct wish *w
 	error = enroll(s, kinds, uid_of(ctx->sk));
 	if (error)
 		return refuse(slot, AFNET_REFUSED_PORT, error);
+	if (!tcp)
+		hear(s, ctx->sk);
 	/* Whoever shares the port is at one place. */
 	w->port = hidden_port(s, kinds & -kinds);
 	if (!w->port && kinds == (AFNET_SOCKET_ANY4 | AFNET_SOCKET_ANY6))
@@ -382,6 +400,8 @@ static __always_inline int bound(struct bpf_sock *sk)
 		error = enroll(s, kinds_of(s, !ipv6_only(sk)), uid_of(sk));
 		if (error)
 			return refuse(s->slot, AFNET_REFUSED_PORT, error);
+		if (is_hearer(s))
+			hear(s, sk);
 	}
 	place(s, port, 0);
 	return 1;
@@ -427,12 +447,54 @@ static __always_inline __u32 sharing_option(const struct bpf_sockopt *ctx)
 					      : 0;
 }
 
-/* Whether the option can make a socket a member of a multicast group (IP_ADD_MEMBERSHIP to
- * MCAST_MSFILTER; IPV6_JOIN_GROUP). */
-static __always_inline bool joining_option(const struct bpf_sockopt *ctx)
+/* Options that make a socket a member of a multicast group. */
+#define IP_ADD_MEMBERSHIP	 35
+#define IP_ADD_SOURCE_MEMBERSHIP 39
+#define IP_MSFILTER		 41
+#define MCAST_JOIN_GROUP	 42
+#define MCAST_JOIN_SOURCE_GROUP	 46
+#define MCAST_MSFILTER		 48
+
+/* The sort (hearers.h) of the group that a socket is about to join; 0: not to be known; -1: it does
+ * not. */
+static __always_inline int joins(struct bpf_sockopt *ctx)
 {
-	return (ctx->level == IPPROTO_IP || ctx->level == IPPROTO_IPV6) &&
-	       ((ctx->optname >= 35 && ctx->optname <= 48) || ctx->optname == 20);
+	void *at = ctx->optval, *end = ctx->optval_end;
+	bool four = ctx->level == IPPROTO_IP;
+	struct afnet_ip group = ip4(0);
+
+	if (!four && ctx->level != IPPROTO_IPV6)
+		return -1;
+	switch (ctx->optname) {
+	case IP_ADD_MEMBERSHIP:
+	case IP_ADD_SOURCE_MEMBERSHIP:
+	case IP_MSFILTER:
+		if (!four)
+			return -1;
+		break;
+	case IPV6_ADD_MEMBERSHIP:
+		if (four)
+			return -1;
+		break;
+	case MCAST_JOIN_GROUP:
+	case MCAST_JOIN_SOURCE_GROUP:
+	case MCAST_MSFILTER:
+		/* Behind the ifindex a sockaddr_in or sockaddr_in6. */
+		at += 8 + (four ? 4 : 8);
+		break;
+	default:
+		return -1;
+	}
+	if (four) {
+		if (at + 4 > end)
+			return 0;
+		group.word[3] = *(__be32 *)at;
+	} else {
+		if (at + sizeof(group) > end)
+			return 0;
+		__builtin_memcpy(&group, at, sizeof(group));
+	}
+	return sort_of(&group);
 }
 
 /*
@@ -446,18 +508,18 @@ int afnet_set_option(struct bpf_sockopt *ctx)
 	int *value = ctx->optval;
 	struct afnet_socket *s;
 	__u32 flag;
+	int sort;
 
 	/* An IPv4 socket made of an IPv6 one would leave `listening` without the kernel noticing.
 	 */
 	if (ctx->level == IPPROTO_IPV6 && ctx->optname == IPV6_ADDRFORM)
 		return !ctx->sk || !(s = bpf_sk_storage_get(&sockets, ctx->sk, 0, 0)) || !s->slot;
-	if (joining_option(ctx) && ctx->sk && ctx->sk->protocol == IPPROTO_UDP) {
+	sort = ctx->sk && ctx->sk->protocol == IPPROTO_UDP ? joins(ctx) : -1;
+	if (sort >= 0) {
 		s = bpf_sk_storage_get(&sockets, ctx->sk, 0, 0);
-		if (s && !(s->flags & AFNET_SOCKET_JOINED)) {
-			s->flags |= AFNET_SOCKET_JOINED;
-			if (s->port && is_hearer(s))
-				hear(s);
-		}
+		if (s && is_hearer(s) && s->port)
+			enter_member(s->slot, s->port,
+				     ctx->level == IPPROTO_IP ? AF_INET : AF_INET6, sort);
 	}
 	flag = sharing_option(ctx);
 	s = flag ? bpf_sk_storage_get(&sockets, ctx->sk, 0, 0) : NULL;

@@ -197,6 +197,8 @@ static __always_inline int send(struct bpf_sock_addr *ctx, struct afnet_ip *to,
 		s->cookie = bpf_get_socket_cookie(ctx);
 		if (enroll(s, kinds_of(s, !ipv6_only(sk)), uid_of(sk)))
 			return refuse(s->slot, AFNET_REFUSED_PORT, ENOBUFS);
+		if (is_hearer(s))
+			hear(s, sk);
 		place(s, s->port, flags);
 	}
 	/* This hook sees sockets that are not connected, or not any more. */

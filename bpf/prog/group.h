@@ -15,7 +15,7 @@
  * packet, so that none of the other programs on its way can lose it. What a tag says that somebody
  * else has made up is checked as for any frame.
  *
- *  1. candidates by port                               hearers.h
+ *  1. candidates by port and group                     hearers.h
  *  2. the compartment has an address at the device     `confined`, `sources`
  *  3. from this host: neither side is isolated         what comes from lo: only its own
  *  4. the socket has joined the group, for this source member.h
@@ -28,15 +28,15 @@
  *
  * What this host sends to groups that endpoints are in is copied to the workers, too (workers.h).
  *
- * Of sockets that share the port one hears it, the last bound or (SO_REUSEPORT) one by hash.
- * Fragments go to the kernel only.
+ * Of a compartment's sockets that share the port one hears it, the last bound or (SO_REUSEPORT) one
+ * by hash. Fragments go to the kernel only. Before 6.6 sockets with SO_REUSEPORT hear but what
+ * comes from the wire, for the family of their anchor (bind.h).
  */
 #ifndef AFNET_GROUP_H
 #define AFNET_GROUP_H
 
 #include <linux/if_packet.h>
 #include <linux/pkt_cls.h>
-#include "member.h"
 #include "ping.h"
 #include "udp.h"
 #include "workers.h"
@@ -77,6 +77,8 @@ struct hearing {
 struct search {
 	struct __sk_buff *skb;
 	struct hearing hearing;
+	__u32 family;
+	__u32 sort;
 	__u32 cursor;
 	__u32 found;
 };
@@ -116,6 +118,47 @@ __noinline int is_at_device(__u32 slot, __u32 ifindex, __be32 broadcast)
 			return true;
 	}
 	return false;
+}
+
+/* Makes a copy one for a single address: the second best, since packet information then shows that.
+ */
+__noinline int readdress(struct __sk_buff *skb, const struct afnet_ip *from,
+			 const struct afnet_ip *to)
+{
+	__u32 flags = BPF_F_PSEUDO_HDR | BPF_F_MARK_MANGLED_0;
+	__u32 udp = ETH_HLEN + sizeof(struct ipv6hdr), check;
+	struct afnet_ip old, new;
+	__u8 version = 0;
+
+	if (!from || !to)
+		return false;
+	old = *from;
+	new = *to;
+	if (is_ip4(&old) != is_ip4(&new) || bpf_skb_load_bytes(skb, ETH_HLEN, &version, 1))
+		return false;
+	if (is_ip4(&old))
+		udp = ETH_HLEN + (version & 15) * 4;
+	check = udp + offsetof(struct udphdr, check);
+	if (is_ip4(&old)) {
+		__be32 before = old.word[3], after = new.word[3];
+
+		if (bpf_l4_csum_replace(skb, check, before, after, flags | sizeof(after)) ||
+		    bpf_l3_csum_replace(skb, ETH_HLEN + offsetof(struct iphdr, check), before,
+					after, sizeof(after)) ||
+		    bpf_skb_store_bytes(skb, ETH_HLEN + offsetof(struct iphdr, daddr), &after,
+					sizeof(after), 0))
+			return false;
+	} else {
+		__s64 difference =
+			bpf_csum_diff((void *)&old, sizeof(old), (void *)&new, sizeof(new), 0);
+
+		if (bpf_l4_csum_replace(skb, check, 0, difference, flags) ||
+		    bpf_skb_store_bytes(skb, ETH_HLEN + offsetof(struct ipv6hdr, daddr), &new,
+					sizeof(new), 0))
+			return false;
+	}
+	bpf_skb_change_type(skb, PACKET_HOST);
+	return true;
 }
 
 /* Whether a socket of the compartment hears it, and gives it to that, if it is time. Verified by
@@ -169,7 +212,15 @@ __noinline int hears(struct __sk_buff *skb, __u32 slot, const struct hearing *h)
 	had = h->flags & AFNET_COPY_REPLICATED ? bpf_sk_storage_get(&replicated, sk, 0, 0) : NULL;
 	if (had && *had)
 		goto out;
-	good = !h->assign || !bpf_sk_assign(skb, sk, 0);
+	good = !h->assign;
+	if (h->assign) {
+		long error = bpf_sk_assign(skb, sk, 0);
+
+		/* Before 6.6 not with SO_REUSEPORT. On `lo` its route would still be one for many.
+		 */
+		good = !error || (error == -ESOCKTNOSUPPORT && skb->ifindex != LO_IFINDEX &&
+				  readdress(skb, &w.group, &anchor));
+	}
 out:
 	bpf_sk_release(sk);
 	return good;
@@ -192,23 +243,20 @@ __noinline int lowest_bit(__u64 word)
 static long seek(__u32 step __attribute__((unused)), struct search *search)
 {
 	struct hearing *h = &search->hearing;
-	struct afnet_hearers_key key = {.port = bpf_ntohs(h->port)};
+	struct afnet_hearers_key key;
 	const struct afnet_hearers *e;
 	__u32 slot = search->cursor;
 	__u64 word;
 
 	if (slot >= slots)
 		return 1;
-	key.family = is_ip4(&h->to) ? AF_INET : AF_INET6;
-	key.block = slot / AFNET_HEARERS_BLOCK;
+	key = hearers_key(slot, bpf_ntohs(h->port), search->family, search->sort);
 	e = bpf_map_lookup_elem(&hearers, &key);
 	if (!e) {
 		search->cursor = (slot | (AFNET_HEARERS_BLOCK - 1)) + 1;
 		return 0;
 	}
-	word = h->group && !is_everyones(&h->to) ? e->joined[slot / 64 % (AFNET_HEARERS_BLOCK / 64)]
-						 : e->bound[slot / 64 % (AFNET_HEARERS_BLOCK / 64)];
-	word >>= slot & 63;
+	word = e->slots[WORD(slot)] >> (slot & 63);
 	if (!word) {
 		search->cursor = (slot | 63) + 1;
 		return 0;
@@ -332,6 +380,8 @@ __noinline int group_packet(struct __sk_buff *skb)
 	fast = looped && host_link && !h->private && is_fast_group(h->ifindex, &h->to);
 	if (fast)
 		h->flags |= AFNET_COPY_REPLICATED;
+	search.family = is_ip4(&h->to) ? AF_INET : AF_INET6;
+	search.sort = h->group && !is_everyones(&h->to) ? sort_of(&h->to) : 0;
 	search.cursor = own ? own + 1 : 1;
 	bpf_loop(SEEK_MAX, seek, &search, 0);
 	if ((fast || (looped && search.found)) && put_header(skb, h))

@@ -29,7 +29,13 @@ struct cred {
 	struct user_namespace *user_ns;
 };
 
+/* x86 alone. */
+struct thread_info {
+	__u32 status;
+};
+
 struct task_struct {
+	struct thread_info thread_info;
 	const struct cred *cred;
 };
 

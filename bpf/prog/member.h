@@ -10,7 +10,7 @@
 #ifndef AFNET_MEMBER_H
 #define AFNET_MEMBER_H
 
-#include "connect.h"
+#include "confine.h"
 
 /* Memberships of a socket, and sources of one, that are looked at; the kernel's own limits are 20
  * and 10 for IPv4 and by memory for IPv6 (net.ipv4.igmp_max_memberships, igmp_max_msf). */

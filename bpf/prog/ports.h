@@ -172,18 +172,8 @@ static __always_inline struct claimant claimant_of(const struct afnet_socket *s)
  * kernel has others on all addresses, and delivers by itself.) */
 static __always_inline bool is_hearer(const struct afnet_socket *s)
 {
-	return s->protocol == IPPROTO_UDP && s->slot && s->flags & AFNET_SOCKET_BOUND;
-}
-
-/* Has the ingress of devices look for it when such come. */
-static __always_inline void hear(const struct afnet_socket *s)
-{
-	bool joined = s->flags & AFNET_SOCKET_JOINED;
-
-	if (s->flags & AFNET_SOCKET_ANY4)
-		enter_hearer(s->slot, s->port, AF_INET, joined);
-	if (s->flags & AFNET_SOCKET_ANY6)
-		enter_hearer(s->slot, s->port, AF_INET6, joined);
+	return s->protocol == IPPROTO_UDP && s->slot && s->flags & AFNET_SOCKET_BOUND &&
+	       s->flags & (AFNET_SOCKET_ANY4 | AFNET_SOCKET_ANY6);
 }
 
 /* Takes a socket out of the register. */
@@ -202,13 +192,13 @@ __noinline int unregister(struct afnet_socket *s)
 		key = port_key(s, &four);
 		leave_port(&key, &who, flags & ~AFNET_SOCKET_SINGLE);
 		if (is_hearer(s))
-			leave_hearer(s->slot, s->port, AF_INET);
+			leave_hearers(s->slot, s->port, AF_INET);
 	}
 	if (flags & AFNET_SOCKET_ANY6) {
 		key = port_key(s, &none);
 		leave_port(&key, &who, flags & ~AFNET_SOCKET_SINGLE);
 		if (is_hearer(s))
-			leave_hearer(s->slot, s->port, AF_INET6);
+			leave_hearers(s->slot, s->port, AF_INET6);
 	}
 	if (flags & AFNET_SOCKET_SINGLE) {
 		key = port_key(s, &s->addr);
@@ -267,8 +257,6 @@ __noinline int enroll(struct afnet_socket *s, __u32 kinds, __u32 uid)
 	}
 	if (error)
 		unregister(s);
-	else if (is_hearer(s))
-		hear(s);
 	return error;
 }
 
