@@ -136,7 +136,7 @@ struct afnet_fast_group {
 /* What stands behind AFNET_MAC_COPY. */
 #define AFNET_COPY_REPLICATED 1 /* sockets in `replicated` have had it */
 #define AFNET_COPY_LOCAL      2 /* from this host */
-#define AFNET_COPY_MOVED      4 /* on `lo` only for its route; the source MAC ends in the ifindex */
+#define AFNET_COPY_MOVED      4 /* elsewhere for its route; the source MAC ends in the ifindex */
 
 /* Listeners of one port that can be found; of larger SO_REUSEPORT groups any this many suffice. */
 #define AFNET_LISTENERS 32

@@ -309,19 +309,37 @@ static __always_inline void send_copy(struct __sk_buff *skb, const struct hearin
 	bpf_skb_store_bytes(skb, 0, before, sizeof(before), 0);
 }
 
-/* A worker hands a frame on, for the device whose index stands in its destination address. */
-static __always_inline int from_worker(struct __sk_buff *skb)
+/*
+ * A worker hands a frame on, for the device whose index stands in its destination address: the
+ * verdict. One of an endpoint stays at the host link, if the kernel has its IPv4 source: at the
+ * device it would be taken for a forged one. FOR_MANY: then.
+ */
+static __always_inline int from_worker(struct __sk_buff *skb, struct hearing *h)
 {
-	__be32 index = 0;
-	__u32 ifindex;
+	struct {
+		__be16 to[3];
+		__be16 from_kind;
+		__be32 from_ifindex;
+	} __attribute__((packed)) header = {.from_kind = bpf_htons(0x02af)};
+	struct afnet_ip from = ip4(0);
 
-	if (bpf_skb_load_bytes(skb, 2, &index, sizeof(index)))
+	if (bpf_skb_load_bytes(skb, 2, &header.from_ifindex, sizeof(header.from_ifindex)))
 		return TC_ACT_SHOT;
-	ifindex = bpf_ntohl(index);
-	if (!chooses_source(ifindex))
+	h->ifindex = bpf_ntohl(header.from_ifindex);
+	if (!chooses_source(h->ifindex))
 		return TC_ACT_SHOT;
-	put_tag(skb, AFNET_COPY_REPLICATED, 0);
-	return bpf_redirect(ifindex, BPF_F_INGRESS);
+	if (skb->protocol != bpf_htons(ETH_P_IP) ||
+	    bpf_skb_load_bytes(skb, ETH_HLEN + offsetof(struct iphdr, saddr), &from.word[3],
+			       sizeof(from.word[3])) ||
+	    !owner_of(&from)) {
+		put_tag(skb, AFNET_COPY_REPLICATED, 0);
+		return bpf_redirect(h->ifindex, BPF_F_INGRESS);
+	}
+	h->flags = AFNET_COPY_REPLICATED | AFNET_COPY_MOVED;
+	header.to[0] = bpf_htons(AFNET_MAC_COPY);
+	header.to[1] = bpf_htons(h->flags);
+	bpf_skb_store_bytes(skb, 0, &header, sizeof(header), 0);
+	return FOR_MANY;
 }
 
 /*
@@ -348,12 +366,20 @@ __noinline int group_packet(struct __sk_buff *skb)
 		if (data + ETH_HLEN > end)
 			return TC_ACT_UNSPEC;
 		kind = bpf_ntohs(*(__be16 *)data);
-		if (kind == AFNET_MAC_WORKER && host_link && skb->ifindex == host_link)
-			return from_worker(skb);
-		if (kind == AFNET_MAC_COPY) {
+		if (kind == AFNET_MAC_WORKER && host_link && skb->ifindex == host_link) {
+			int verdict = from_worker(skb, h);
+
+			if (verdict != FOR_MANY)
+				return verdict;
+			kind = AFNET_MAC_COPY;
+			data = (void *)(long)skb->data;
+			end = (void *)(long)skb->data_end;
+		} else if (kind == AFNET_MAC_COPY) {
 			h->flags = bpf_ntohs(*(__be16 *)(data + 2));
 			own = bpf_ntohs(*(__be16 *)(data + 4));
-			if (h->flags & AFNET_COPY_MOVED && skb->ifindex == LO_IFINDEX)
+			if (h->flags & AFNET_COPY_MOVED &&
+			    (skb->ifindex == LO_IFINDEX ||
+			     (host_link && skb->ifindex == host_link)))
 				h->ifindex = bpf_ntohl(*(__be32 *)(data + ETH_ALEN + 2));
 		}
 		data += ETH_HLEN;

@@ -28,10 +28,12 @@ use super::{
     tx::{Out, Sender},
 };
 use crate::{
-    counters::Counter,
+    counters::{Counter, Counters},
     groups::{Group, Sources},
     net::{
-        Address, Mac, checksum, from_ip, is_v4,
+        Address, Mac,
+        build::Link,
+        checksum, from_ip, is_v4,
         parse::{Packet, udp},
         protocol,
         segment::Segments,
@@ -289,7 +291,13 @@ impl Out<'_> {
         src: Address,
     ) {
         let key = Key { ifindex, vlan, address: record.remote };
-        let Some((at, members)) = self.core.groups.take(&key) else { return };
+        let Some((at, members)) = self.core.groups.take(&key) else {
+            // Who is in it is not known.
+            return self.loop_to_kernel(sender, record, bytes, (ifindex, vlan), src);
+        };
+        if members.kernel {
+            self.loop_to_kernel(sender, record, bytes, (ifindex, vlan), src);
+        }
         let heard = Record {
             kind: kind::DATAGRAM,
             flags: flags::LOCAL,
@@ -310,6 +318,28 @@ impl Out<'_> {
         }
         self.core.groups.put(at, members);
         sender.count(Counter::TxLocal, copies as u64);
+    }
+}
+
+impl Out<'_> {
+    /// The same for the kernel's sockets, unless the sender is isolated. What finds no room is lost.
+    fn loop_to_kernel(
+        &mut self,
+        sender: &Sender<'_>,
+        record: &Record,
+        bytes: Bytes<'_>,
+        (ifindex, vlan): (u32, Vlan),
+        src: Address,
+    ) {
+        let Some((link, mtu)) = self.host_link().filter(|_| !self.forbidden(sender.slot, None)) else {
+            return;
+        };
+        let link = Link { dst_mac: kernel_mac(ifindex), vlan, ..link };
+        // It has been counted as sent.
+        let nobodys = Counters::default();
+        let silent = Sender { counters: &nobodys, slot_counters: &nobodys, ..*sender };
+        let record = Record { flags: 0, ..*record };
+        let _ = self.send(&silent, &record, bytes, &link, mtu, src, None);
     }
 }
 

@@ -80,7 +80,7 @@ impl Out<'_> {
     }
 
     #[expect(clippy::too_many_arguments, reason = "the fields of a route")]
-    fn send(
+    pub(super) fn send(
         &mut self,
         sender: &Sender<'_>,
         record: &Record,

@@ -456,6 +456,16 @@ fn ordinary_programs_hear_and_are_heard() {
         let own = if v4 { "192.0.2.12" } else { "2001:db8::12" };
         assert_eq!(from_c.remote, at(own, OTHER_PORT));
         drain(&mut a);
+
+        // And what the endpoint sends is heard by both.
+        let own = if v4 { "192.0.2.10" } else { "2001:db8::10" };
+        let both = wait::within(wait::PATIENCE, || {
+            say(&mut a, &Message::new(at(group, OTHER_PORT), b"endpoint"));
+            (heard_by_host()? == (b"endpoint".to_vec(), at(own, PORT))).then_some(())?;
+            (heard_inside()? == ("endpoint".into(), own.into())).then_some(())
+        });
+        assert!(both.is_some(), "{group}: the kernel's members do not hear an endpoint");
+        drain(&mut a);
         inside.run("s.close()");
     }
     drop((a, inside));

@@ -249,6 +249,15 @@ impl Core {
             );
             return Err(Refused::new(e, text));
         }
+        // By IPv4 the kernel takes what endpoints send to its own sockets at the host link, if it is in the group there.
+        if address.is_ipv4()
+            && let Some(link) = self.host.as_ref().map(|host| host.link.kernel.ifindex)
+        {
+            let wanted = if merged.is_none() { Filter::none() } else { Filter::<F::Address>::all() };
+            if let Err(e) = all.kernel.set(link, address, &wanted) {
+                tracing::warn!("joining {address} at the host link: {e}");
+            }
+        }
         Ok(())
     }
 
