@@ -13,7 +13,8 @@
  * So a datagram is copied once at a time, however many hear it, and a burst of them does not
  * overflow the CPU's backlog. The tag is the destination MAC address (AFNET_MAC_COPY): it is in the
  * packet, so that none of the other programs on its way can lose it. What a tag says that somebody
- * else has made up is checked as for any frame.
+ * else has made up is checked as for any frame. Packet sockets and XDP programs in generic mode see
+ * copies at the device, too; the latter have to pass them.
  *
  *  1. candidates by port and group                     hearers.h
  *  2. the compartment has an address at the device     `confined`, `sources`
