@@ -9,9 +9,10 @@
  *  listening  (slot, address, port) -> socket: what sk_lookup can steer to
  *  claimed    sockets behind claims      releases   of them, those that have given their port up
  *  counted    sockets of the quota       quota      cgroup id -> how many there are
+ *  hearers    (port, sort of group) -> slots   replicated  sockets that the fast path serves, too
  *
- * `sockets`, `ports`, `listening`, `counted` and `quota` are the programs' own state and outlive
- * them (they are pinned); the daemon fills the others.
+ * `sockets`, `ports`, `listening`, `hearers`, `counted` and `quota` are the programs' own state and
+ * outlive them (they are pinned); the daemon fills the others.
  */
 #ifndef AFNET_PROG_CONFINE_H
 #define AFNET_PROG_CONFINE_H

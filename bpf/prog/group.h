@@ -13,7 +13,8 @@
  * So a datagram is copied once at a time, however many hear it, and a burst of them does not
  * overflow the CPU's backlog. The tag is the destination MAC address (AFNET_MAC_COPY): it is in the
  * packet, so that none of the other programs on its way can lose it. What a tag says that somebody
- * else has made up is checked as for any frame.
+ * else has made up is checked as for any frame. Packet sockets and XDP programs in generic mode see
+ * copies at the device, too; the latter have to pass them.
  *
  *  1. candidates by port and group                     hearers.h
  *  2. the compartment has an address at the device     `confined`, `sources`
@@ -47,9 +48,10 @@ const volatile __u32 slots = 4096;
 /* Looks at words and candidates for one packet: more than there can be. */
 #define SEEK_MAX (1 << 18)
 
-/* No verdicts: a packet is for one address, for the sockets of several. */
+/* No verdicts: a packet is for one address, for the sockets of several, for these indeed. */
 #define FOR_ONE	 (-2)
 #define FOR_MANY (-3)
+#define GO_ON	 (-4)
 
 /* Sockets that have had what comes with AFNET_COPY_REPLICATED, by the fast path. */
 struct {
@@ -65,12 +67,13 @@ struct hearing {
 	struct afnet_ip from;
 	__u32 ifindex; /* of the device that it came to */
 	__u32 sender;  /* the compartment that has sent it; 0: another host, or ours */
+	__u32 own;     /* the slot that a copy is for; 0: it is none */
 	__u16 flags;   /* AFNET_COPY_* */
 	__be16 port;
 	bool group;   /* multicast, not broadcast */
 	bool private; /* for its sender alone */
 	bool assign;  /* now is the time to give it to the socket */
-	bool reserved;
+	bool copy;    /* it has a tag */
 };
 
 /* The search for the next compartment. */
@@ -110,13 +113,13 @@ __noinline int is_at_device(__u32 slot, __u32 ifindex, __be32 broadcast)
 	all = bpf_map_lookup_elem(&sources, &slot);
 	if (!all)
 		return false;
-	for (__u32 i = 0; i < AFNET_SOURCES; i++) {
-		if (i < c->count4 && all->v4[i].ifindex == ifindex &&
+	for (__u32 i = 0; i < AFNET_SOURCES && i < c->count4; i++)
+		if (all->v4[i].ifindex == ifindex &&
 		    (!broadcast || broadcast_of(&all->v4[i]) == broadcast))
 			return true;
-		if (i < c->count6 && all->v6[i].ifindex == ifindex && !broadcast)
+	for (__u32 i = 0; i < AFNET_SOURCES && i < c->count6 && !broadcast; i++)
+		if (all->v6[i].ifindex == ifindex)
 			return true;
-	}
 	return false;
 }
 
@@ -312,7 +315,7 @@ static __always_inline void send_copy(struct __sk_buff *skb, const struct hearin
 /*
  * A worker hands a frame on, for the device whose index stands in its destination address: the
  * verdict. One of an endpoint stays at the host link, if the kernel has its IPv4 source: at the
- * device it would be taken for a forged one. FOR_MANY: then.
+ * device it would be taken for a forged one. GO_ON: then.
  */
 static __always_inline int from_worker(struct __sk_buff *skb, struct hearing *h)
 {
@@ -339,44 +342,38 @@ static __always_inline int from_worker(struct __sk_buff *skb, struct hearing *h)
 	header.to[0] = bpf_htons(AFNET_MAC_COPY);
 	header.to[1] = bpf_htons(h->flags);
 	bpf_skb_store_bytes(skb, 0, &header, sizeof(header), 0);
-	return FOR_MANY;
+	return GO_ON;
 }
 
-/*
- * A packet of a group or broadcast frame, or to a group: the verdict, or FOR_ONE. Verified by
- * itself.
- */
-__noinline int group_packet(struct __sk_buff *skb)
+/* Reads a packet of a group or broadcast frame, or to a group: GO_ON, a verdict, or FOR_ONE. */
+__noinline int read_group_packet(struct __sk_buff *skb, struct hearing *h)
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 	bool looped = skb->pkt_type == PACKET_LOOPBACK;
-	const struct afnet_confined *c = NULL;
-	struct search search = {.skb = skb};
-	struct hearing *h = &search.hearing;
 	struct flow flow = {};
-	bool fast = false;
-	__u16 kind = 0;
-	__u32 own = 0;
 
 	/* Tagged, it goes to another device first. */
-	if (skb->pkt_type == PACKET_OTHERHOST || skb->vlan_present)
+	if (!h || skb->pkt_type == PACKET_OTHERHOST || skb->vlan_present)
 		return TC_ACT_UNSPEC;
 	h->ifindex = skb->ifindex;
 	if (!looped) {
+		__u16 kind;
+
 		if (data + ETH_HLEN > end)
 			return TC_ACT_UNSPEC;
 		kind = bpf_ntohs(*(__be16 *)data);
 		if (kind == AFNET_MAC_WORKER && host_link && skb->ifindex == host_link) {
 			int verdict = from_worker(skb, h);
 
-			if (verdict != FOR_MANY)
+			if (verdict != GO_ON)
 				return verdict;
-			kind = AFNET_MAC_COPY;
+			h->copy = true;
 			data = (void *)(long)skb->data;
 			end = (void *)(long)skb->data_end;
 		} else if (kind == AFNET_MAC_COPY) {
+			h->copy = true;
 			h->flags = bpf_ntohs(*(__be16 *)(data + 2));
-			own = bpf_ntohs(*(__be16 *)(data + 4));
+			h->own = bpf_ntohs(*(__be16 *)(data + 4));
 			if (h->flags & AFNET_COPY_MOVED &&
 			    (skb->ifindex == LO_IFINDEX ||
 			     (host_link && skb->ifindex == host_link)))
@@ -385,20 +382,40 @@ __noinline int group_packet(struct __sk_buff *skb)
 		data += ETH_HLEN;
 	}
 	if (!read_udp(skb, data, end, false, &flow) || !flow.whole)
-		return own ? TC_ACT_SHOT : looped || is_group(&flow.ours) ? TC_ACT_UNSPEC : FOR_ONE;
+		goto other;
 	h->to = flow.ours;
 	h->from = flow.theirs;
 	h->port = flow.port;
-	h->group = is_multicast(&h->to);
-	if (!is_group(&h->to) &&
-	    (!is_ip4(&h->to) || skb->pkt_type == PACKET_HOST || owner_of(&h->to)))
-		return own ? TC_ACT_SHOT : looped ? TC_ACT_UNSPEC : FOR_ONE;
-	h->sender = owner_of(&h->from);
-	if (looped || skb->ifindex == LO_IFINDEX || (h->flags & AFNET_COPY_REPLICATED && h->sender))
+	h->group = is_multicast(&flow.ours);
+	if (is_group(&flow.ours) ||
+	    (is_ip4(&flow.ours) && skb->pkt_type != PACKET_HOST && !owner_of(&flow.ours)))
+		return GO_ON;
+other:
+	if (h->own)
+		return TC_ACT_SHOT;
+	return looped || is_group(&flow.ours) ? TC_ACT_UNSPEC : FOR_ONE;
+}
+
+/*
+ * A packet of a group or broadcast frame, or to a group: the verdict, or FOR_ONE. Verified by
+ * itself.
+ */
+__noinline int group_packet(struct __sk_buff *skb)
+{
+	bool looped = skb->pkt_type == PACKET_LOOPBACK;
+	const struct afnet_confined *c = NULL;
+	struct search search = {.skb = skb};
+	struct hearing *h = &search.hearing;
+	int verdict = read_group_packet(skb, h);
+	__u32 sender;
+	bool fast;
+
+	if (verdict != GO_ON)
+		return verdict;
+	sender = h->sender = owner_of(&h->from);
+	if (looped || skb->ifindex == LO_IFINDEX || (h->flags & AFNET_COPY_REPLICATED && sender))
 		h->flags |= AFNET_COPY_LOCAL;
 	if (h->flags & AFNET_COPY_LOCAL) {
-		__u32 sender = h->sender;
-
 		if (sender)
 			c = bpf_map_lookup_elem(&confined, &sender);
 		h->private = is_alias(&h->from) || (c && c->flags & AFNET_CONFINED_ISOLATED);
@@ -408,22 +425,22 @@ __noinline int group_packet(struct __sk_buff *skb)
 		h->flags |= AFNET_COPY_REPLICATED;
 	search.family = is_ip4(&h->to) ? AF_INET : AF_INET6;
 	search.sort = h->group && !is_everyones(&h->to) ? sort_of(&h->to) : 0;
-	search.cursor = own ? own + 1 : 1;
+	search.cursor = h->own + 1;
 	bpf_loop(SEEK_MAX, seek, &search, 0);
 	if ((fast || (looped && search.found)) && put_header(skb, h))
-		return TC_ACT_UNSPEC;
+		return h->private ? TC_ACT_SHOT : TC_ACT_UNSPEC;
 	if (fast)
 		copy_to_workers(skb, h->ifindex);
 	if (search.found)
 		send_copy(skb, h, search.found, looped);
-	if (own) {
+	if (h->own) {
 		h->assign = true;
-		if (!hears(skb, own, h))
+		if (!hears(skb, h->own, h))
 			return TC_ACT_SHOT;
 	}
-	if (!h->group && kind == AFNET_MAC_COPY)
+	if (!h->group && h->copy)
 		bpf_skb_change_type(skb, PACKET_BROADCAST);
-	return !own && h->private ? TC_ACT_SHOT : TC_ACT_UNSPEC;
+	return !h->own && h->private ? TC_ACT_SHOT : TC_ACT_UNSPEC;
 }
 
 #endif

@@ -104,8 +104,7 @@ impl Groups {
         unsafe {
             let process = libc::syscall(libc::SYS_pidfd_open, self.inside.id(), 0);
             let process = OwnedFd::from_raw_fd(i32::try_from(process).unwrap());
-            let fd =
-                libc::syscall(libc::SYS_pidfd_getfd, std::os::fd::AsRawFd::as_raw_fd(&process), number, 0);
+            let fd = libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), number, 0);
             OwnedFd::from_raw_fd(i32::try_from(fd).unwrap())
         }
     }

@@ -18,6 +18,7 @@ mod host;
 mod hostile;
 mod isolated;
 mod jumbo;
+mod kernel_groups;
 mod kernel_hostile;
 mod kernel_path;
 mod lifecycle;
