@@ -395,7 +395,7 @@ fn icmp_error(core: &mut Core, bytes: &[u8], packet: &Packet, origin: Origin) ->
             remote_port: quoted.dst_port,
             ..record(packet, origin, core.realtime)
         };
-        half.error(&about, &error.info);
+        half.error(&about, &error.info, bytes.get(error.contents).unwrap_or_default());
         core.touch(index);
     }
     true

@@ -463,7 +463,7 @@ impl Out<'_> {
     ) {
         let about = Record { flags: 0, segment: 0, timestamp_ns: self.core.realtime, ..*record };
         if let Some(half) = self.core.rx.get_mut(sender.index as usize).and_then(Option::as_deref_mut) {
-            half.error(&about, info);
+            half.error(&about, info, &[]);
         }
         self.core.touch(sender.index);
     }
