@@ -211,24 +211,41 @@ fn ip(ip: &Ip) -> core::net::IpAddr {
     if is_v4(ip) { v4(ip).into() } else { (*ip).into() }
 }
 
-/// Moves a descriptor of ours out of the program's way and enters its number; one that was there is closed.
-fn put(place: &AtomicI32, fd: OwnedFd) -> Result<(), Error> {
+/// A duplicate of a descriptor, out of the program's way; `None`: none can be had there.
+fn high(fd: i32) -> Option<i32> {
     let mut limit = libc::rlimit { rlim_cur: 1024, rlim_max: 0 };
     // SAFETY: room for the answer.
     unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
     let from = usize::try_from((limit.rlim_cur / 4 * 3).min(OWN_FROM)).unwrap_or(0);
     // SAFETY: duplicates a descriptor of ours.
-    let high = unsafe { real::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, from) };
-    let number = if high >= 0 && table::in_range(high) { high } else { fd.into_raw_fd() };
+    let high = unsafe { real::fcntl(fd, libc::F_DUPFD_CLOEXEC, from) };
+    (high >= 0 && table::in_range(high)).then_some(high)
+}
+
+/// One more descriptor of a file of ours; [`close_own`] closes it.
+pub(crate) fn duplicate(fd: i32) -> Option<i32> {
+    let number = high(fd)?;
+    table::mine(number, true);
+    Some(number)
+}
+
+/// Closes a descriptor of ours.
+pub(crate) fn close_own(fd: i32) {
+    table::mine(fd, false);
+    // SAFETY: ours, and nobody uses it any more.
+    unsafe { real::close(fd) };
+}
+
+/// Moves a descriptor of ours out of the program's way and enters its number; one that was there is closed.
+fn put(place: &AtomicI32, fd: OwnedFd) -> Result<(), Error> {
+    let number = high(fd.as_raw_fd()).unwrap_or_else(|| fd.into_raw_fd());
     if !table::in_range(number) {
         return Err(Error::Invalid("too many open files"));
     }
     table::mine(number, true);
     let old = place.swap(number, Ordering::Relaxed);
     if old >= 0 {
-        table::mine(old, false);
-        // SAFETY: ours; its number has just gone from its place.
-        unsafe { real::close(old) };
+        close_own(old);
     }
     Ok(())
 }

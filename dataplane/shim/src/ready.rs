@@ -49,7 +49,7 @@ fn has_rings(shared: &Shared) -> bool {
 }
 
 /// What poll() says of the rings: POLLERR if there is an error, input if there is something to receive.
-fn rings(shared: &Shared) -> c_short {
+pub(crate) fn rings(shared: &Shared) -> c_short {
     let mut rx = shared.lock_rx();
     receive::take_errors(shared, &mut rx);
     let error = shared.error.load(Ordering::Relaxed) != 0 || rx.errors.next_errno() != 0;

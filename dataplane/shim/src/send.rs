@@ -59,7 +59,7 @@ pub(crate) unsafe fn send(socket: &Use, fd: c_int, message: &msghdr, flags: c_in
         return None;
     }
     if shared.connected.load(Ordering::Relaxed) {
-        receive::take_errors(shared, &mut shared.lock_rx());
+        receive::settle_errors(socket);
     }
     let mut tx = shared.lock_tx();
     // SAFETY: the caller's promise.

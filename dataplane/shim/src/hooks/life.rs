@@ -122,7 +122,7 @@ pub(super) unsafe extern "C-unwind" fn getsockopt(
     {
         let shared = socket.shared();
         if shared.state() != state::IDLE {
-            receive::take_errors(shared, &mut shared.lock_rx());
+            receive::settle_errors(&socket);
         }
         let error = shared.error.swap(0, Ordering::Relaxed);
         // SAFETY: the kernel has written a length of at most four, and as many bytes.
