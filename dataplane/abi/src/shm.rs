@@ -64,6 +64,9 @@ pub mod kind {
     /// datagram, the payload is one [`super::ErrorInfo`] and behind it what was quoted of the datagram's contents, at
     /// most [`super::MAX_QUOTE`] bytes.
     pub const ERROR: u8 = 3;
+    /// TX only, no payload: from here on the kernel gets what comes for this endpoint. The RX ring gets nothing more once
+    /// the worker has consumed this.
+    pub const LEAVE: u8 = 4;
 }
 
 /// Values of [`Header::kind`].
@@ -85,6 +88,9 @@ pub mod flags {
     pub const REASSEMBLED: u16 = 1 << 2;
     /// RX: delivered from a compartment of this host or the host itself, never seen on the wire.
     pub const LOCAL: u16 = 1 << 3;
+    /// TX: no datagram to send but a received one to give back: the kernel gets it, as from `remote` to `local`, for the
+    /// socket that the claim is an overlay on. Not those of the loopback.
+    pub const GIVE_BACK: u16 = 1 << 4;
 }
 
 /// First page of an endpoint. Written by afnetd before the tenant gets the memfd; afnetd never reads it back.

@@ -222,6 +222,7 @@ impl Worker {
             slot_counters: std::sync::Arc::clone(&slot_counters),
             touched: false,
             fresh: (0, 0),
+            leaving: false,
             closed: false,
         };
         let sender = TxHalf {

@@ -35,6 +35,8 @@ pub(crate) struct RxHalf {
     pub(crate) touched: bool,
     /// Records written in this round and their bytes, not yet counted.
     pub(crate) fresh: (u64, u64),
+    /// The tenant wants the kernel to have what comes.
+    pub(crate) leaving: bool,
     /// Broke the protocol: nothing is written any more.
     pub(crate) closed: bool,
 }

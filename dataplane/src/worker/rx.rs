@@ -272,6 +272,9 @@ fn datagram(core: &mut Core, bytes: &[u8], packet: &Packet, origin: Origin) -> F
     if half.closed {
         return Fate::Done;
     }
+    if half.leaving {
+        return Fate::Unclaimed;
+    }
     let Some(mut room) = half.ring.reserve(payload.len()) else {
         half.count(Counter::RxRingFull, 1);
         // Perhaps not full but forged: publishing finds out.
@@ -388,6 +391,9 @@ fn icmp_error(core: &mut Core, bytes: &[u8], packet: &Packet, origin: Origin) ->
     if let Some(half) = core.rx.get_mut(index as usize).and_then(Option::as_deref_mut)
         && !half.closed
     {
+        if half.leaving {
+            return false;
+        }
         let about = Record {
             local: quoted.src,
             remote: quoted.dst,

@@ -13,7 +13,7 @@
 
 use std::sync::Arc;
 
-use afnet_abi::shm::{Record, kind};
+use afnet_abi::shm::{Record, flags, kind};
 use afnet_ring::Violation;
 
 use super::{
@@ -305,8 +305,14 @@ impl Out<'_> {
     #[inline]
     fn datagram(&mut self, sender: &Sender<'_>, record: &Record, bytes: Bytes<'_>) -> Outcome {
         let none: Address = [0; 16];
+        if record.kind == kind::LEAVE {
+            return self.leave(sender);
+        }
         if record.kind != kind::DATAGRAM || record.remote == none || record.remote_port == 0 {
             return self.refuse(sender, Counter::TxRecordInvalid);
+        }
+        if record.flags & flags::GIVE_BACK != 0 {
+            return self.give_back(sender, record, bytes);
         }
         let mut record = *record;
         let v4 = is_v4(&record.remote);
