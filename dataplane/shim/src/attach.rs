@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   bind(), connect(), the 8th datagram ---> attach, claim (the socket goes along as proof) ---> FAST
-//!   FAST: SCM_RIGHTS, exec, an option that cannot be followed ---> unclaim, with the reason ---> PLAIN
+//!   FAST: an option that cannot be followed ---> unclaim, with the reason ---> PLAIN
+//!   FAST: SCM_RIGHTS, exec ---> what the rings hold goes to the kernel's queue ---> unclaim ---> PLAIN
 //!   FAST: the daemon is gone ---> LOST: the kernel has the traffic ---> attach anew (not if it was shared by a fork)
 //! ```
 //!
@@ -26,7 +27,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use crate::{
     address::{self, Ip, Name, is_group, is_loopback, is_unspecified, is_v4, v4},
     log::{COUNTS, say, unavailable},
-    options, real, settings,
+    options, real, send, settings,
     settings::Level,
     shared::{Names, Shared, state},
     socket::Use,
@@ -172,10 +173,7 @@ fn enter(fd: i32, socket: &Use, local: Name, peer: Option<Name>) -> Result<(), E
         put(place, doorbell)?;
     }
     options::load(fd, shared);
-    shared.install(ends);
-    shared.set_names(Names { local, peer });
-    // What was there before this moment is the kernel's, and comes first anyway.
-    shared.lock_rx().filtering = false;
+    shared.install(ends, Names { local, peer });
     if settings::loopback() && (is_unspecified(&local.ip) || is_loopback(&local.ip)) {
         shared.listens.store(local.port, Ordering::Relaxed);
         table::listens(local.port, true);
@@ -261,6 +259,16 @@ fn call(shared: &Shared, request: &Request) -> Result<Answer, Error> {
     // SAFETY: ours and open; not closed by this value.
     let mut connection = ManuallyDrop::new(Connection::from(unsafe { OwnedFd::from_raw_fd(number) }));
     connection.call(request, &[]).map(|(answer, _)| answer)
+}
+
+/// Takes a socket off the fast path, for good, when somebody gets it who knows of no rings. What they hold goes to the
+/// kernel's queue, but for what came over the loopback.
+#[cold]
+pub(crate) fn hand_on(fd: i32, socket: &Use, reason: &str) {
+    if socket.shared().state() == state::FAST {
+        send::give_back(socket.shared());
+    }
+    leave(fd, socket, reason);
 }
 
 /// Takes a socket off the fast path, for good. What its rings hold is still read.

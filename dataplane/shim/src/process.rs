@@ -4,7 +4,7 @@
 //! |---|---|
 //! | fork | parent and child share rings and positions; each datagram goes to one of them |
 //! | vfork, posix_spawn | the child runs in the parent's memory: its closes are its own, the table stays |
-//! | exec with a socket that is not close-on-exec | back with the kernel first, since the next program knows of no rings |
+//! | exec with a socket that is not close-on-exec | back with the kernel first, and what its rings hold, too: the next program knows of none |
 //! | the last process ends, however | its connection closes, and afnetd drops the claims |
 
 use std::{cell::Cell, ffi::c_int};
@@ -75,7 +75,7 @@ pub(crate) fn before_exec() {
             && matches!(socket.shared().state(), state::FAST | state::LOST)
             && inherited(fd)
         {
-            attach::leave(fd, &socket, "passed to another program by exec");
+            attach::hand_on(fd, &socket, "passed to another program by exec");
         }
     }
     if !borrowed {

@@ -15,6 +15,7 @@ use core::{
 };
 
 use afnet_abi::shm::{ErrorInfo, Record, kind};
+use afnet_ring::Consumer;
 use libc::{
     MSG_CMSG_CLOEXEC, MSG_DONTWAIT, MSG_ERRQUEUE, MSG_NOSIGNAL, MSG_PEEK, MSG_TRUNC, MSG_WAITALL,
     MSG_WAITFORONE, iovec, mmsghdr, msghdr, ssize_t, timespec,
@@ -186,14 +187,12 @@ unsafe fn from_rings(shared: &Shared, rx: &mut Rx<'_>, message: &mut msghdr, fla
         return Got::Error(pending);
     }
     let wanted = shared.options.wants.load(Ordering::Relaxed);
-    let names = rx.names();
     let workers = rx.rings().len();
     let mut looked = 0;
     while looked < workers {
         let at = (rx.next + looked) % workers;
-        let (filtering, unfiltered) = (rx.filtering, rx.unfiltered.get(at).copied().unwrap_or(0));
+        let names = rx.filter(at);
         let Some(ring) = rx.rings().get_mut(at) else { return Got::Nothing };
-        let before = filtering && ring.consumed() < unfiltered;
         let item = match ring.peek() {
             Ok(Some(item)) => item,
             Ok(None) => {
@@ -210,7 +209,7 @@ unsafe fn from_rings(shared: &Shared, rx: &mut Rx<'_>, message: &mut msghdr, fla
         };
         let record = item.record;
         match record.kind {
-            kind::DATAGRAM if before || passes(&names, &record) => {}
+            kind::DATAGRAM if passes(&names, &record) => {}
             kind::ERROR => {
                 take_errors(shared, rx);
                 let error = shared.error.swap(0, Ordering::Relaxed);
@@ -315,9 +314,30 @@ fn give_back(shared: &Shared, rx: &mut Rx<'_>, at: usize) {
     }
 }
 
+/// Drops what is at the rings' fronts and not for the socket, so that they are empty if there is nothing to receive.
+pub(crate) fn purge(shared: &Shared, rx: &mut Rx<'_>) {
+    if !shared.connected.load(Ordering::Relaxed) && !rx.is_filtering() {
+        return;
+    }
+    for at in 0..rx.rings().len() {
+        loop {
+            let names = rx.filter(at);
+            let Some(Ok(Some(item))) = rx.rings().get_mut(at).map(Consumer::peek) else { break };
+            match item.record.kind {
+                kind::DATAGRAM if passes(&names, &item.record) => break,
+                kind::ERROR => break,
+                _ => {
+                    item.consume();
+                    rx.took();
+                }
+            }
+        }
+    }
+}
+
 /// Whether the kernel would give this datagram to the socket.
 #[inline]
-fn passes(names: &Names, record: &Record) -> bool {
+pub(crate) fn passes(names: &Names, record: &Record) -> bool {
     let peer = names.peer.is_none_or(|p| p.port == record.remote_port && p.ip == record.remote);
     peer && (is_unspecified(&names.local.ip) || names.local.ip == record.local)
 }
@@ -606,16 +626,11 @@ pub(crate) fn next_len(shared: &Shared, kernel: c_int) -> Option<usize> {
     if rx.kernel_first && kernel > 0 {
         return None;
     }
-    let names = rx.names();
-    let mut found = None;
-    for ring in rx.rings() {
-        if let Ok(Some(item)) = ring.peek()
-            && item.record.kind == kind::DATAGRAM
-            && passes(&names, &item.record)
-        {
-            found = Some(item.payload.len());
-            break;
-        }
-    }
-    found
+    purge(shared, &mut rx);
+    let workers = rx.rings().len();
+    (0..workers).find_map(|looked| {
+        let at = (rx.next + looked) % workers;
+        let item = rx.rings().get_mut(at)?.peek().ok()??;
+        (item.record.kind == kind::DATAGRAM).then(|| item.payload.len())
+    })
 }

@@ -13,6 +13,7 @@
 //! | two events, of the socket and of its eventfd | one |
 //! | EPOLLONESHOT has fired for one of the pair | the other one disarmed, too |
 //! | EPOLLIN, for an error in the rings | EPOLLERR |
+//! | EPOLLIN, for what the filter of connect() drops | nothing: it goes on to wait |
 //! | EPOLLIN, edge-triggered | EPOLLOUT beside it, and a further edge for the next datagram |
 
 use core::{
@@ -274,6 +275,17 @@ enum Found {
     More(Vec<(Entry, &'static Socket)>),
 }
 
+impl Found {
+    /// Events that there can be of them; of what is none of ours as many as there are.
+    fn most(&self) -> usize {
+        match self {
+            Self::None => usize::MAX,
+            Self::One(..) => 1,
+            Self::More(all) => all.len(),
+        }
+    }
+}
+
 fn find(epoll: c_int, data: u64) -> Found {
     let index = INDEX.lock();
     let mut range =
@@ -293,28 +305,36 @@ pub(crate) fn mend(epoll: c_int, events: &mut [epoll_event]) -> usize {
         let event = events[at];
         let (data, what) = (event.u64, event.events);
         let before = events[..at].iter().filter(|e| { e.u64 } == data).count();
-        let (most, first) = match find(epoll, data) {
-            Found::None => (usize::MAX, None),
-            Found::One(entry, socket) => (1, Some((entry, socket))),
-            Found::More(all) => {
-                all.iter().for_each(|(entry, _)| fired(entry));
-                (all.len(), None)
-            }
-        };
+        // One that was there before is of the socket, this one of its eventfd, or the other way round.
+        let most = if before == 0 { usize::MAX } else { find(epoll, data).most() };
         if before >= most {
-            // Of the socket and of its eventfd.
             if let Some(first) = events[..at].iter_mut().find(|e| { e.u64 } == data) {
                 first.events |= what;
             }
             events.copy_within(at + 1..count, at);
             count -= 1;
-            continue;
+        } else {
+            at += 1;
         }
-        if let Some((entry, socket)) = first {
-            fired(&entry);
-            if socket.enter() {
-                correct(&entry, &Use::of(socket), &mut events[at]);
+    }
+    at = 0;
+    while at < count {
+        match find(epoll, events[at].u64) {
+            Found::None => {}
+            Found::One(entry, socket) => {
+                if socket.enter() {
+                    correct(&entry, &Use::of(socket), &mut events[at]);
+                }
+                if { events[at].events } == 0 {
+                    // An EPOLLONESHOT has not fired, as far as the program can know.
+                    tell(EPOLL_CTL_MOD, &entry);
+                    events.copy_within(at + 1..count, at);
+                    count -= 1;
+                    continue;
+                }
+                fired(&entry);
             }
+            Found::More(all) => all.iter().for_each(|(entry, _)| fired(entry)),
         }
         at += 1;
     }
@@ -332,7 +352,7 @@ fn fired(entry: &Entry) {
     }
 }
 
-/// What the eventfd says, in the socket's words.
+/// What the eventfd says, in the socket's words; nothing, if it was rung for what is not for the socket.
 fn correct(entry: &Entry, socket: &Use, event: &mut epoll_event) {
     let shared = socket.shared();
     let mut what = event.events;
@@ -346,15 +366,24 @@ fn correct(entry: &Entry, socket: &Use, event: &mut epoll_event) {
     let hears = wants::RECVERR | wants::RECVERR6;
     if shared.connected.load(Ordering::Relaxed) || shared.options.wants.load(Ordering::Relaxed) & hears != 0 {
         let rings = ready::rings(shared);
+        if rings & POLLIN == 0 && !has_input(entry.fd) {
+            what &= !INPUT;
+            if rings == 0 {
+                wait::settle(socket, &mut shared.lock_rx());
+            }
+        }
         if rings & POLLERR != 0 {
             what |= bits(EPOLLERR);
-            let mut kernel = libc::pollfd { fd: entry.fd, events: POLLIN, revents: 0 };
-            // SAFETY: one entry.
-            let input = rings & POLLIN != 0 || quietly(|| unsafe { real::poll(&raw mut kernel, 1, 0) }) > 0;
-            what &= if input { u32::MAX } else { !INPUT };
         }
     }
     event.events = what;
+}
+
+/// Whether the kernel's queue has something.
+fn has_input(fd: c_int) -> bool {
+    let mut entry = libc::pollfd { fd, events: POLLIN, revents: 0 };
+    // SAFETY: one entry.
+    quietly(|| unsafe { real::poll(&raw mut entry, 1, 0) }) > 0
 }
 
 /// Before a fork: the child gets the lists as they are between two changes.
