@@ -46,77 +46,30 @@ const ACCEPTED: &[Accepted] = &[
     },
 ];
 
-/// A case in which a way is known to differ.
-struct Open {
-    case: &'static str,
-    way: Way,
-    when: When,
-    reason: &'static str,
-}
-
-/// How often it does.
-#[derive(Eq, PartialEq)]
-enum When {
-    /// Each time, in some family at least. It fails when it no longer does.
-    Always,
-    /// By the order of things that happen at one time.
-    Sometimes,
-}
-
-const fn open(case: &'static str, way: Way, when: When, reason: &'static str) -> Open {
-    Open { case, way, when, reason }
-}
-
-/// All of them: they run, what differs is shown, and does not count.
-const OPEN: &[Open] = &[
-    open(
-        "names-filter",
-        Way::Plain,
-        When::Always,
-        "one bound to all addresses hears nothing after connect and disconnect",
-    ),
-    open(
+/// Cases in which a way is known to differ, each time, in some family at least: they run, what differs is shown, and does
+/// not count. One that no longer differs fails.
+const OPEN: &[(&str, Way, &str)] = &[
+    ("names-filter", Way::Plain, "one bound to all addresses hears nothing after connect and disconnect"),
+    (
         "receive-over-the-edge",
         Way::Fast,
-        When::Always,
-        "a buffer is written that the kernel would have refused",
-    ),
-    open(
-        "process-exec",
-        Way::Fast,
-        When::Sometimes,
-        "what is in the ring when a program that inherits the socket starts is lost",
-    ),
-    open(
-        "process-rights-to-itself",
-        Way::Fast,
-        When::Always,
-        "what is in the ring is lost when the descriptor is passed on",
-    ),
-    open(
-        "fuzz",
-        Way::Fast,
-        When::Sometimes,
-        "the filter of connect() when datagrams are queued; FIONREAD over two queues",
+        "memory that cannot be written ends the program: to ask the kernel costs a system call for each datagram",
     ),
 ];
 
 /// Why a case that differs does not count, if so.
 pub fn open_reason(case: &Case, way: Way) -> Option<&'static str> {
-    let open = OPEN.iter().find(|open| open.case == case.name && open.way == way);
-    open.map(|open| open.reason)
+    let open = OPEN.iter().find(|(name, of, _)| *name == case.name && *of == way);
+    open.map(|(.., reason)| *reason)
 }
 
-/// Says which of the cases that a way has run are known to differ always, and none of its runs did. `runs`: name, way,
-/// whether it differed.
+/// Says which of the cases that are known to differ have been run, and did not. `runs`: name, way, whether it differed.
 pub fn mended(runs: &[(String, Way, bool)]) -> String {
     let mut text = String::new();
-    for open in OPEN.iter().filter(|open| open.when == When::Always) {
-        let mut of_it =
-            runs.iter().filter(|(name, way, _)| *name == open.case && *way == open.way).peekable();
-        if of_it.peek().is_some() && of_it.all(|(.., differed)| !differed) {
-            let _ =
-                writeln!(text, "{} {}: differs no longer: remove it from OPEN", open.case, open.way.name());
+    for (name, way, _) in OPEN {
+        let of_it = || runs.iter().filter(|(of, by, _)| of == name && by == way);
+        if of_it().next().is_some() && of_it().all(|(.., differed)| !differed) {
+            let _ = writeln!(text, "{name} {}: differs no longer: remove it from OPEN", way.name());
         }
     }
     text
