@@ -70,6 +70,9 @@ fn compare(suite: &Suite, words: &[String]) -> bool {
     let plain = run(plain_command(&daemon, "c"));
     let shim = run(command(&daemon, "c", &settings));
     let counts = Counts::take(&stats);
+    if env::var_os("SUITES_SHOW").is_some() {
+        println!("  {:?}", daemon.counters("c"));
+    }
     let [accelerated, received, sent] = ["accelerated", "rx", "tx"].map(|name| counts.of(name));
     println!(
         "{}: passed natively {native}, in a compartment {plain}, under the shim {shim}; {accelerated} sockets \
@@ -103,7 +106,8 @@ fn compare(suite: &Suite, words: &[String]) -> bool {
         Some(Idle::Unseen(_)) => received + sent == 0,
     };
     match suite.idle {
-        Some(Idle::Nothing(reason) | Idle::Unseen(reason)) => println!("  with the kernel: {reason}"),
+        Some(Idle::Nothing(reason)) => println!("  few datagrams, or none: {reason}"),
+        Some(Idle::Unseen(reason)) => println!("  with the kernel: {reason}"),
         None if !as_expected => println!("  NOTHING WAS ACCELERATED"),
         None => {}
     }

@@ -86,7 +86,7 @@ pub const SUITES: &[Suite] = &[
         name: "python-socketserver",
         prepare: || python(&["test_socketserver", "-u", "network", "-m", "*UDP*"]),
         results: results::python,
-        idle: None,
+        idle: Some(Idle::Nothing("a client asks once and is gone, perhaps before its socket has joined")),
         accepted: &[],
     },
     Suite {
@@ -112,7 +112,8 @@ pub const SUITES: &[Suite] = &[
     Suite {
         name: "nix-socket",
         prepare: || {
-            let filter = &["sys::test_socket::", "sys::test_sockopt::"];
+            // One fails anywhere if a datagram is under way for a while.
+            let filter = &["sys::test_socket::", "sys::test_sockopt::", "--skip", "test_recvmm2"];
             let target = &["--all-features", "--test", "test"];
             fetch::rust(&Crate { filter, ..krate("nix", "0.30.1", target) })
         },
