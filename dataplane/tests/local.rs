@@ -192,6 +192,55 @@ fn the_kernel_gets_what_nobody_claims() {
 }
 
 #[test]
+fn the_kernel_gets_what_a_tenant_gives_back() {
+    let mut rig = Rig::new("back");
+    let mut tenant = rig.udp_tenant(1, &["192.0.2.10", "2001:db8::10"], 5000);
+    rig.host_link(1500);
+    let mut buffer = vec![0; 65536];
+    let mut back = Record { flags: flags::GIVE_BACK, ..Record::default() };
+    for own in ["192.0.2.10", "2001:db8::10"] {
+        let v6 = own.contains(':');
+        rig.bed.host.ip(&format!("addr add {own}/{} dev dev0", if v6 { "128 nodad" } else { "32" }));
+        // The kernel adds its route for an IPv6 address later.
+        rig.until("a local route", |rig| {
+            rig.bed.host.run(&format!("ip route get {own}")).starts_with("local").then_some(())
+        });
+        let socket = socket_in(&rig.bed.host, own, 5000);
+        socket.set_nonblocking(true).unwrap();
+        let from = at(peer(v6), 4000);
+        back =
+            Record { local: net::from_ip(own.parse().unwrap()), flags: back.flags, ..datagram(5000, from) };
+        for payload in [vec![], vec![1; 100], vec![2; 5000]] {
+            tenant.send(&back, &payload);
+            let (n, sender) = rig.until("datagram in the kernel", |_| socket.recv_from(&mut buffer).ok());
+            assert_eq!(sender, from);
+            assert!(buffer[..n] == payload);
+        }
+    }
+    assert_eq!(rig.slot(1, Counter::RxReinjected), 6);
+    // Nothing more comes by the rings.
+    tenant.send(&Record { kind: kind::LEAVE, ..Record::default() }, b"");
+    rig.until("the worker to know", |rig| (rig.slot(1, Counter::TxRecords) == 7).then_some(()));
+    let own = at("192.0.2.10", 5000);
+    let socket = rig.bed.peer_socket(peer(false));
+    socket.send_to(b"to the kernel", own).unwrap();
+    rig.until("the next one", |rig| (rig.slot(1, Counter::RxReinjected) == 7).then_some(()));
+    // Only to itself.
+    let loopback = net::from_ip("::1".parse().unwrap());
+    for (record, counter) in [
+        (Record { local_port: 5001, ..back }, Counter::TxNotClaimed),
+        (Record { local: net::from_ip("2001:db8::11".parse().unwrap()), ..back }, Counter::TxSpoofed),
+        (Record { remote: loopback, ..back }, Counter::TxAddress),
+        (Record { local: loopback, ..back }, Counter::TxAddress),
+    ] {
+        let before = rig.slot(1, counter);
+        tenant.send(&record, b"no");
+        rig.until("refusal", |rig| (rig.slot(1, counter) == before + 1).then_some(()));
+    }
+    rig.finish();
+}
+
+#[test]
 fn raw_endpoints_exchange_packets() {
     let mut rig = Rig::new("raw");
     for address in ["192.0.2.10", "2001:db8::10"] {

@@ -107,6 +107,7 @@ fn a_closed_port_comes_back_as_an_error() {
         assert_eq!((record.kind, record.local_port, record.remote_port), (kind::ERROR, 5000, 4242));
         assert_eq!(u32::from_ne_bytes(info[..4].try_into().unwrap()), 111, "ECONNREFUSED");
         assert_eq!(info[12..28], net::from_ip(to.ip()), "the offender");
+        assert_eq!(info[28..], *b"anyone?", "what was quoted");
     }
     rig.finish();
 }

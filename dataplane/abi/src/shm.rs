@@ -43,6 +43,8 @@ pub const CTL_LEN: usize = 4096;
 pub const RECORD_ALIGN: usize = 64;
 /// Longest payload of a record in bytes: a full IP packet or UDP datagram.
 pub const MAX_PAYLOAD: usize = 65535;
+/// Most bytes of a quoted datagram in a record of [`kind::ERROR`]: routers quote no more than fits 1280 (RFC 4443 2.4 c).
+pub const MAX_QUOTE: usize = 1280;
 /// Smallest ring in bytes. Two of the longest records must fit, or a pad record could block a long one forever.
 pub const MIN_RING_LEN: usize = 256 << 10;
 /// Largest ring in bytes; bounds what one attachment can pin.
@@ -59,8 +61,12 @@ pub mod kind {
     /// A whole IP packet from its IP header on (`raw` endpoints).
     pub const PACKET: u8 = 2;
     /// RX only: an ICMP error about a datagram that this endpoint sent. `local` and `remote` are those of the
-    /// datagram, the payload is one [`super::ErrorInfo`].
+    /// datagram, the payload is one [`super::ErrorInfo`] and behind it what was quoted of the datagram's contents, at
+    /// most [`super::MAX_QUOTE`] bytes.
     pub const ERROR: u8 = 3;
+    /// TX only, no payload: from here on the kernel gets what comes for this endpoint. The RX ring gets nothing more once
+    /// the worker has consumed this.
+    pub const LEAVE: u8 = 4;
 }
 
 /// Values of [`Header::kind`].
@@ -84,6 +90,9 @@ pub mod flags {
     pub const LOCAL: u16 = 1 << 3;
     /// TX: of a datagram to a group no copies go to members on this host (IP_MULTICAST_LOOP off).
     pub const NO_LOOP: u16 = 1 << 4;
+    /// TX: no datagram to send but a received one to give back: the kernel gets it, as from `remote` to `local`, for the
+    /// socket that the claim is an overlay on. Not those of the loopback.
+    pub const GIVE_BACK: u16 = 1 << 5;
 }
 
 /// First page of an endpoint. Written by afnetd before the tenant gets the memfd; afnetd never reads it back.
@@ -174,7 +183,7 @@ pub struct Record {
     pub remote: [u8; 16],
 }
 
-/// Payload of a [`kind::ERROR`] record: what an ICMP error said (as struct sock_extended_err would).
+/// Start of a [`kind::ERROR`] record's payload: what an ICMP error said (as struct sock_extended_err would).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct ErrorInfo {

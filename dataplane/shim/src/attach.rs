@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   bind(), connect(), the 8th datagram ---> attach, claim (the socket goes along as proof) ---> FAST
-//!   FAST: SCM_RIGHTS, exec, an option that cannot be followed ---> unclaim, with the reason ---> PLAIN
+//!   FAST: an option that cannot be followed ---> unclaim, with the reason ---> PLAIN
+//!   FAST: SCM_RIGHTS, exec ---> what the rings hold goes to the kernel's queue ---> unclaim ---> PLAIN
 //!   FAST: the daemon is gone ---> LOST: the kernel has the traffic ---> attach anew (not if it was shared by a fork)
 //! ```
 //!
@@ -26,7 +27,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use crate::{
     address::{self, Ip, Name, is_group, is_loopback, is_unspecified, is_v4, v4},
     log::{COUNTS, say, unavailable},
-    options, real, settings,
+    options, real, send, settings,
     settings::Level,
     shared::{Names, Shared, state},
     socket::Use,
@@ -172,10 +173,7 @@ fn enter(fd: i32, socket: &Use, local: Name, peer: Option<Name>) -> Result<(), E
         put(place, doorbell)?;
     }
     options::load(fd, shared);
-    shared.install(ends);
-    shared.set_names(Names { local, peer });
-    // What was there before this moment is the kernel's, and comes first anyway.
-    shared.lock_rx().filtering = false;
+    shared.install(ends, Names { local, peer });
     if settings::loopback() && (is_unspecified(&local.ip) || is_loopback(&local.ip)) {
         shared.listens.store(local.port, Ordering::Relaxed);
         table::listens(local.port, true);
@@ -211,24 +209,41 @@ fn ip(ip: &Ip) -> core::net::IpAddr {
     if is_v4(ip) { v4(ip).into() } else { (*ip).into() }
 }
 
-/// Moves a descriptor of ours out of the program's way and enters its number; one that was there is closed.
-fn put(place: &AtomicI32, fd: OwnedFd) -> Result<(), Error> {
+/// A duplicate of a descriptor, out of the program's way; `None`: none can be had there.
+fn high(fd: i32) -> Option<i32> {
     let mut limit = libc::rlimit { rlim_cur: 1024, rlim_max: 0 };
     // SAFETY: room for the answer.
     unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
     let from = usize::try_from((limit.rlim_cur / 4 * 3).min(OWN_FROM)).unwrap_or(0);
     // SAFETY: duplicates a descriptor of ours.
-    let high = unsafe { real::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, from) };
-    let number = if high >= 0 && table::in_range(high) { high } else { fd.into_raw_fd() };
+    let high = unsafe { real::fcntl(fd, libc::F_DUPFD_CLOEXEC, from) };
+    (high >= 0 && table::in_range(high)).then_some(high)
+}
+
+/// One more descriptor of a file of ours; [`close_own`] closes it.
+pub(crate) fn duplicate(fd: i32) -> Option<i32> {
+    let number = high(fd)?;
+    table::mine(number, true);
+    Some(number)
+}
+
+/// Closes a descriptor of ours.
+pub(crate) fn close_own(fd: i32) {
+    table::mine(fd, false);
+    // SAFETY: ours, and nobody uses it any more.
+    unsafe { real::close(fd) };
+}
+
+/// Moves a descriptor of ours out of the program's way and enters its number; one that was there is closed.
+fn put(place: &AtomicI32, fd: OwnedFd) -> Result<(), Error> {
+    let number = high(fd.as_raw_fd()).unwrap_or_else(|| fd.into_raw_fd());
     if !table::in_range(number) {
         return Err(Error::Invalid("too many open files"));
     }
     table::mine(number, true);
     let old = place.swap(number, Ordering::Relaxed);
     if old >= 0 {
-        table::mine(old, false);
-        // SAFETY: ours; its number has just gone from its place.
-        unsafe { real::close(old) };
+        close_own(old);
     }
     Ok(())
 }
@@ -244,6 +259,16 @@ fn call(shared: &Shared, request: &Request) -> Result<Answer, Error> {
     // SAFETY: ours and open; not closed by this value.
     let mut connection = ManuallyDrop::new(Connection::from(unsafe { OwnedFd::from_raw_fd(number) }));
     connection.call(request, &[]).map(|(answer, _)| answer)
+}
+
+/// Takes a socket off the fast path, for good, when somebody gets it who knows of no rings. What they hold goes to the
+/// kernel's queue, but for what came over the loopback.
+#[cold]
+pub(crate) fn hand_on(fd: i32, socket: &Use, reason: &str) {
+    if socket.shared().state() == state::FAST {
+        send::give_back(socket.shared());
+    }
+    leave(fd, socket, reason);
 }
 
 /// Takes a socket off the fast path, for good. What its rings hold is still read.

@@ -1,7 +1,7 @@
 //! ICMP errors that came by the rings, as the kernel's UDP reports them (net/ipv4/udp.c `__udp4_lib_err`,
 //! net/ipv6/udp.c `__udp6_lib_err`): to connected sockets in the next call, with IP_RECVERR to all in the error queue.
 
-use afnet_abi::shm::{ErrorInfo, Record};
+use afnet_abi::shm::{ErrorInfo, MAX_QUOTE, Record};
 
 use crate::{
     address::{Ip, Name, is_v4},
@@ -29,14 +29,25 @@ pub(crate) struct Entry {
     pub(crate) offender: Ip,
     /// Where the datagram went.
     pub(crate) remote: Name,
+    contents: [u8; MAX_QUOTE],
+    len: usize,
 }
 
-/// An [`ErrorInfo`] as it lies in the ring.
-pub(crate) type Info = [u8; size_of::<ErrorInfo>()];
+impl Entry {
+    /// What is known of the datagram's contents.
+    pub(crate) fn contents(&self) -> &[u8] {
+        &self.contents[..self.len]
+    }
+}
+
+/// Bytes of an [`ErrorInfo`].
+const INFO: usize = size_of::<ErrorInfo>();
+/// An [`ErrorInfo`] as it lies in the ring, and behind it what is quoted of the datagram.
+pub(crate) type Info = [u8; INFO + MAX_QUOTE];
 
 /// Whether a worker says that it has no route.
 pub(crate) fn no_route(info: &Info) -> bool {
-    info[12..] == [0; 16] && i32::from_ne_bytes([info[0], info[1], info[2], info[3]]) == libc::ENETUNREACH
+    info[12..INFO] == [0; 16] && i32::from_ne_bytes([info[0], info[1], info[2], info[3]]) == libc::ENETUNREACH
 }
 
 /// First in, first out; all zero is empty.
@@ -70,13 +81,15 @@ impl Errors {
         entry
     }
 
-    /// Takes an error record in. What the socket's next call reports: an errno, or 0.
-    pub(crate) fn take(&mut self, record: &Record, b: &Info, wanted: u32, names: &Names) -> i32 {
+    /// Takes an error record in, of which `b` has `len` bytes. What the socket's next call reports: an errno, or 0.
+    pub(crate) fn take(&mut self, record: &Record, b: &Info, len: usize, wanted: u32, names: &Names) -> i32 {
         let word = |at: usize| u32::from_ne_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]]);
         let mut offender = [0; 16];
-        offender.copy_from_slice(&b[12..]);
+        offender.copy_from_slice(&b[12..INFO]);
         let remote = Name { ip: record.remote, port: record.remote_port, scope: 0 };
         let local = offender == [0; 16];
+        let mut contents = [0; MAX_QUOTE];
+        contents.copy_from_slice(&b[INFO..]);
         let four = is_v4(&record.remote);
         let entry = Entry {
             errno: word(0),
@@ -92,6 +105,8 @@ impl Errors {
             info: word(8),
             offender,
             remote,
+            contents,
+            len: len.saturating_sub(INFO),
         };
         let Ok(errno) = i32::try_from(entry.errno) else { return 0 };
         if names.peer.is_some_and(|peer| (peer.ip, peer.port) != (remote.ip, remote.port)) {

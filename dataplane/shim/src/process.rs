@@ -4,10 +4,10 @@
 //! |---|---|
 //! | fork | parent and child share rings and positions; each datagram goes to one of them |
 //! | vfork, posix_spawn | the child runs in the parent's memory: its closes are its own, the table stays |
-//! | exec with a socket that is not close-on-exec | back with the kernel first, since the next program knows of no rings |
+//! | exec with a socket that is not close-on-exec | back with the kernel first, and what its rings hold, too: the next program knows of none |
 //! | the last process ends, however | its connection closes, and afnetd drops the claims |
 
-use std::ffi::c_int;
+use std::{cell::Cell, ffi::c_int};
 
 use crate::{attach, log, real, shared::state, socket, sys::Inside, table, watch};
 
@@ -19,7 +19,7 @@ extern "C" fn start() {
     table::claim_process();
     // SAFETY: functions of ours.
     unsafe {
-        libc::pthread_atfork(Some(before_fork), None, Some(in_child));
+        libc::pthread_atfork(Some(before_fork), Some(in_parent), Some(in_child));
         libc::atexit(end);
     }
 }
@@ -37,10 +37,24 @@ pub(crate) extern "C" fn end() {
     }
 }
 
+thread_local! {
+    /// This thread forks: it counts as one in the shim, so that a signal handler meets none of the locks that it holds.
+    static FORKING: Cell<Option<Inside>> = const { Cell::new(None) };
+}
+
 extern "C" fn before_fork() {
     let inside = Inside::enter();
     if inside.is_some() {
         table::each(|socket| socket.shared().joins());
+        watch::hold_locks();
+        let _ = FORKING.try_with(|forking| forking.set(inside));
+    }
+}
+
+extern "C" fn in_parent() {
+    let inside = FORKING.try_with(Cell::take).ok().flatten();
+    if inside.is_some() {
+        watch::break_locks();
     }
 }
 
@@ -50,6 +64,7 @@ extern "C" fn in_child() {
     table::claim_process();
     table::recount();
     log::reset();
+    let _ = FORKING.try_with(Cell::take);
 }
 
 /// Before this process becomes another program.
@@ -60,7 +75,7 @@ pub(crate) fn before_exec() {
             && matches!(socket.shared().state(), state::FAST | state::LOST)
             && inherited(fd)
         {
-            attach::leave(fd, &socket, "passed to another program by exec");
+            attach::hand_on(fd, &socket, "passed to another program by exec");
         }
     }
     if !borrowed {

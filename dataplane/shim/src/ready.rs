@@ -49,9 +49,12 @@ fn has_rings(shared: &Shared) -> bool {
 }
 
 /// What poll() says of the rings: POLLERR if there is an error, input if there is something to receive.
-fn rings(shared: &Shared) -> c_short {
+pub(crate) fn rings(shared: &Shared) -> c_short {
     let mut rx = shared.lock_rx();
-    receive::take_errors(shared, &mut rx);
+    receive::purge(shared, &mut rx);
+    while receive::take_errors(shared, &mut rx) {
+        receive::purge(shared, &mut rx);
+    }
     let error = shared.error.load(Ordering::Relaxed) != 0 || rx.errors.next_errno() != 0;
     (if error { POLLERR } else { 0 }) | if rx.is_empty() { 0 } else { INPUT }
 }
@@ -93,11 +96,11 @@ pub(crate) unsafe fn poll(fds: &mut [pollfd], deadline: Option<u64>, mask: *cons
             let shared = member.socket.shared();
             let asked = all[member.at].events & INPUT | POLLERR;
             member.ready = rings(shared) & asked;
-            // What is there and not asked for must not wake us.
-            let deaf = member.ready == 0 && wait::arm(shared, &mut shared.lock_rx());
-            if deaf && asked & INPUT != 0 {
-                // It has just come.
-                member.ready = INPUT;
+            let mut deaf = member.ready == 0 && wait::arm(shared, &mut shared.lock_rx());
+            // It has just come. What is there and not asked for must not wake us.
+            while deaf && asked & INPUT != 0 && member.ready == 0 {
+                member.ready = rings(shared) & asked;
+                deaf = member.ready != 0 || wait::arm(shared, &mut shared.lock_rx());
             }
             all[member.wake].fd = if deaf { -1 } else { member.eventfd };
             ready |= member.ready != 0;

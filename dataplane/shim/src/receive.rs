@@ -15,7 +15,7 @@ use core::{
 };
 
 use afnet_abi::shm::{ErrorInfo, Record, kind};
-use afnet_ring::Payload;
+use afnet_ring::Consumer;
 use libc::{
     MSG_CMSG_CLOEXEC, MSG_DONTWAIT, MSG_ERRQUEUE, MSG_NOSIGNAL, MSG_PEEK, MSG_TRUNC, MSG_WAITALL,
     MSG_WAITFORONE, iovec, mmsghdr, msghdr, ssize_t, timespec,
@@ -57,8 +57,8 @@ pub(crate) unsafe fn receive(fd: c_int, socket: &Use, message: &mut msghdr, flag
         return None;
     }
     if flags & MSG_ERRQUEUE != 0 {
-        // SAFETY: the caller's promise.
-        return if unsafe { sound(message) } { error_queue(shared, message) } else { None };
+        // SAFETY: the caller's promise; looked at.
+        return if unsafe { sound(message) } { unsafe { error_queue(shared, message) } } else { None };
     }
     if flags & !FOLLOWED != 0 || message.msg_iovlen > 1024 {
         return None;
@@ -187,14 +187,12 @@ unsafe fn from_rings(shared: &Shared, rx: &mut Rx<'_>, message: &mut msghdr, fla
         return Got::Error(pending);
     }
     let wanted = shared.options.wants.load(Ordering::Relaxed);
-    let names = rx.names();
     let workers = rx.rings().len();
     let mut looked = 0;
     while looked < workers {
         let at = (rx.next + looked) % workers;
-        let (filtering, unfiltered) = (rx.filtering, rx.unfiltered.get(at).copied().unwrap_or(0));
+        let names = rx.filter(at);
         let Some(ring) = rx.rings().get_mut(at) else { return Got::Nothing };
-        let before = filtering && ring.consumed() < unfiltered;
         let item = match ring.peek() {
             Ok(Some(item)) => item,
             Ok(None) => {
@@ -211,7 +209,7 @@ unsafe fn from_rings(shared: &Shared, rx: &mut Rx<'_>, message: &mut msghdr, fla
         };
         let record = item.record;
         match record.kind {
-            kind::DATAGRAM if before || passes(&names, &record) => {}
+            kind::DATAGRAM if passes(&names, &record) => {}
             kind::ERROR => {
                 take_errors(shared, rx);
                 let error = shared.error.swap(0, Ordering::Relaxed);
@@ -237,7 +235,7 @@ unsafe fn from_rings(shared: &Shared, rx: &mut Rx<'_>, message: &mut msghdr, fla
             return Got::Error(libc::EFAULT);
         }
         // SAFETY: the caller's promise.
-        let mut copied = unsafe { scatter(&item.payload, message, 0) };
+        let mut copied = unsafe { scatter(item.payload.as_ptr(), item.payload.len(), message, 0) };
         let mut full = item.payload.len();
         let mut segment = 0;
         if !peek {
@@ -268,8 +266,9 @@ unsafe fn from_rings(shared: &Shared, rx: &mut Rx<'_>, message: &mut msghdr, fla
     Got::Nothing
 }
 
-/// Takes the errors at the rings' fronts in: for the next call, and for the error queue.
-pub(crate) fn take_errors(shared: &Shared, rx: &mut Rx<'_>) {
+/// Takes the errors at the rings' fronts in: for the next call, and for the error queue. Whether there were any.
+pub(crate) fn take_errors(shared: &Shared, rx: &mut Rx<'_>) -> bool {
+    let mut any = false;
     let wanted = shared.options.wants.load(Ordering::Relaxed);
     let names = rx.names();
     for at in 0..rx.rings().len() {
@@ -278,22 +277,32 @@ pub(crate) fn take_errors(shared: &Shared, rx: &mut Rx<'_>) {
             && item.record.kind == kind::ERROR
         {
             let record = item.record;
-            let mut info = [0; size_of::<ErrorInfo>()];
-            let whole = item.payload.len() == info.len();
-            item.payload.copy_to(&mut info);
+            let mut info: errors::Info = [0; size_of::<errors::Info>()];
+            let len = item.payload.copy_to(&mut info);
             item.consume();
             rx.took();
-            if !whole {
+            any = true;
+            if len < size_of::<ErrorInfo>() {
                 continue;
             }
             if errors::no_route(&info) {
                 shared.lock_tx().known.unreachable(&record.remote, coarse_ns());
             }
-            let errno = rx.errors.take(&record, &info, wanted, &names);
+            let errno = rx.errors.take(&record, &info, len, wanted, &names);
             if errno != 0 {
                 shared.error.store(errno, Ordering::Relaxed);
             }
         }
+    }
+    any
+}
+
+/// Takes errors in, and puts the eventfd right.
+pub(crate) fn settle_errors(socket: &Use) {
+    let shared = socket.shared();
+    let mut rx = shared.lock_rx();
+    if take_errors(shared, &mut rx) {
+        wait::settle(socket, &mut rx);
     }
 }
 
@@ -305,9 +314,30 @@ fn give_back(shared: &Shared, rx: &mut Rx<'_>, at: usize) {
     }
 }
 
+/// Drops what is at the rings' fronts and not for the socket, so that they are empty if there is nothing to receive.
+pub(crate) fn purge(shared: &Shared, rx: &mut Rx<'_>) {
+    if !shared.connected.load(Ordering::Relaxed) && !rx.is_filtering() {
+        return;
+    }
+    for at in 0..rx.rings().len() {
+        loop {
+            let names = rx.filter(at);
+            let Some(Ok(Some(item))) = rx.rings().get_mut(at).map(Consumer::peek) else { break };
+            match item.record.kind {
+                kind::DATAGRAM if passes(&names, &item.record) => break,
+                kind::ERROR => break,
+                _ => {
+                    item.consume();
+                    rx.took();
+                }
+            }
+        }
+    }
+}
+
 /// Whether the kernel would give this datagram to the socket.
 #[inline]
-fn passes(names: &Names, record: &Record) -> bool {
+pub(crate) fn passes(names: &Names, record: &Record) -> bool {
     let peer = names.peer.is_none_or(|p| p.port == record.remote_port && p.ip == record.remote);
     peer && (is_unspecified(&names.local.ip) || names.local.ip == record.local)
 }
@@ -343,7 +373,7 @@ unsafe fn together(
             break;
         }
         // SAFETY: the caller's promise.
-        total += unsafe { scatter(&item.payload, message, total) };
+        total += unsafe { scatter(item.payload.as_ptr(), len, message, total) };
         item.consume();
         count += 1;
         if len < size {
@@ -386,12 +416,12 @@ unsafe fn parts(message: &msghdr) -> &[iovec] {
     unsafe { core::slice::from_raw_parts(message.msg_iov, message.msg_iovlen) }
 }
 
-/// Copies a payload behind the first `skip` bytes of a message's buffers, as much as fits; returns how much.
+/// Copies `from` behind the first `skip` bytes of a message's buffers, as much as fits; returns how much.
 ///
 /// # Safety
-/// `message` is a valid one of the program's.
+/// `size` bytes lie at `from`; `message` is a valid one of the program's.
 #[inline]
-unsafe fn scatter(payload: &Payload<'_>, message: &msghdr, mut skip: usize) -> usize {
+unsafe fn scatter(from: *const u8, size: usize, message: &msghdr, mut skip: usize) -> usize {
     let mut done = 0;
     // SAFETY: the caller's promise.
     for part in unsafe { parts(message) } {
@@ -399,13 +429,13 @@ unsafe fn scatter(payload: &Payload<'_>, message: &msghdr, mut skip: usize) -> u
             skip -= part.iov_len;
             continue;
         }
-        let len = (part.iov_len - skip).min(payload.len() - done);
-        if len == 0 && payload.len() == done {
+        let len = (part.iov_len - skip).min(size - done);
+        if len == 0 && size == done {
             break;
         }
-        // SAFETY: within the payload and within the program's buffer.
+        // SAFETY: within the bytes at `from` and within the program's buffer.
         unsafe {
-            ptr::copy_nonoverlapping(payload.as_ptr().add(done), part.iov_base.cast::<u8>().add(skip), len);
+            ptr::copy_nonoverlapping(from.add(done), part.iov_base.cast::<u8>().add(skip), len);
         }
         done += len;
         skip = 0;
@@ -432,7 +462,10 @@ fn finish(shared: &Shared, message: &mut msghdr, record: &Record, wanted: u32, s
 }
 
 /// recvmsg() with MSG_ERRQUEUE. `None`: the kernel's queue is next.
-fn error_queue(shared: &Shared, message: &mut msghdr) -> Option<ssize_t> {
+///
+/// # Safety
+/// `message` is a valid one of the program's, with sound pointers.
+unsafe fn error_queue(shared: &Shared, message: &mut msghdr) -> Option<ssize_t> {
     let (entry, next) = {
         let mut rx = shared.lock_rx();
         take_errors(shared, &mut rx);
@@ -445,9 +478,15 @@ fn error_queue(shared: &Shared, message: &mut msghdr) -> Option<ssize_t> {
         message.msg_namelen = unsafe { entry.remote.write(family, message.msg_name, message.msg_namelen) };
     }
     message::write_error(message, &entry);
+    let contents = entry.contents();
+    // SAFETY: bytes of ours; the caller's promise.
+    let copied = unsafe { scatter(contents.as_ptr(), contents.len(), message, 0) };
+    if copied < contents.len() {
+        message.msg_flags |= MSG_TRUNC;
+    }
     // As sock_dequeue_err_skb(): the socket's error is the next entry's.
     shared.error.store(next, Ordering::Relaxed);
-    Some(0)
+    ssize_t::try_from(copied).ok()
 }
 
 /// recv(), recvfrom(), read().
@@ -587,16 +626,11 @@ pub(crate) fn next_len(shared: &Shared, kernel: c_int) -> Option<usize> {
     if rx.kernel_first && kernel > 0 {
         return None;
     }
-    let names = rx.names();
-    let mut found = None;
-    for ring in rx.rings() {
-        if let Ok(Some(item)) = ring.peek()
-            && item.record.kind == kind::DATAGRAM
-            && passes(&names, &item.record)
-        {
-            found = Some(item.payload.len());
-            break;
-        }
-    }
-    found
+    purge(shared, &mut rx);
+    let workers = rx.rings().len();
+    (0..workers).find_map(|looked| {
+        let at = (rx.next + looked) % workers;
+        let item = rx.rings().get_mut(at)?.peek().ok()??;
+        (item.record.kind == kind::DATAGRAM).then(|| item.payload.len())
+    })
 }

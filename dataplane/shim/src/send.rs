@@ -17,6 +17,7 @@ use core::{
 use std::{os::fd::BorrowedFd, thread};
 
 use afnet_abi::shm::{Record, flags, kind};
+use afnet_ring::{Consumer, Producer};
 use libc::{MSG_CONFIRM, MSG_DONTWAIT, MSG_NOSIGNAL, iovec, mmsghdr, msghdr, sockaddr, socklen_t, ssize_t};
 
 use crate::{
@@ -26,7 +27,7 @@ use crate::{
     message, real, receive,
     shared::{Shared, Tx, state, wants},
     socket::Use,
-    sys::{coarse_ns, plausible, set_errno},
+    sys::{coarse_ns, now_ns, plausible, set_errno},
 };
 
 /// Flags that mean the same, or nothing, on the fast path.
@@ -39,6 +40,9 @@ const PATIENCE: u32 = 64;
 const MOST_NAME: socklen_t = 128;
 /// Most segments of one send (UDP_MAX_SEGMENTS of older kernels).
 const MOST_SEGMENTS: usize = 64;
+
+/// Longest time that a worker is waited for that has to look at its rings: microseconds, on a machine that does not stall.
+const LEAVE_NS: u64 = 1_000_000_000;
 
 /// What became of a datagram.
 enum Sent {
@@ -59,7 +63,7 @@ pub(crate) unsafe fn send(socket: &Use, fd: c_int, message: &msghdr, flags: c_in
         return None;
     }
     if shared.connected.load(Ordering::Relaxed) {
-        receive::take_errors(shared, &mut shared.lock_rx());
+        receive::settle_errors(socket);
     }
     let mut tx = shared.lock_tx();
     // SAFETY: the caller's promise.
@@ -284,6 +288,44 @@ unsafe fn queue(shared: &Shared, tx: &mut Tx<'_>, message: &msghdr, flags: c_int
     };
     // SAFETY: the caller's promise.
     unsafe { put(shared, tx, &record, parts, len, flags) }
+}
+
+/// Sends what the rings hold on to the kernel's socket, when the workers have said that nothing more comes.
+pub(crate) fn give_back(shared: &Shared) {
+    {
+        let mut tx = shared.lock_tx();
+        for ring in tx.rings() {
+            if let Some(room) = ring.reserve(0) {
+                room.commit(&Record { kind: kind::LEAVE, ..Record::default() }, 0);
+            }
+        }
+        publish(shared, &mut tx);
+    }
+    let end = now_ns() + LEAVE_NS;
+    while !shared.lock_tx().rings().iter_mut().all(Producer::drained)
+        && now_ns() < end
+        && attach::alive(shared)
+    {
+        thread::sleep(core::time::Duration::from_micros(50));
+    }
+    let mut rx = shared.lock_rx();
+    let mut tx = shared.lock_tx();
+    for at in 0..rx.rings().len() {
+        loop {
+            let names = rx.filter(at);
+            let Some(Ok(Some(item))) = rx.rings().get_mut(at).map(Consumer::peek) else { break };
+            let (record, payload) = (item.record, item.payload.to_vec());
+            item.consume();
+            rx.took();
+            if record.kind == kind::DATAGRAM && receive::passes(&names, &record) {
+                let back = Record { flags: flags::GIVE_BACK, timestamp_ns: 0, ..record };
+                let part = iovec { iov_base: payload.as_ptr().cast_mut().cast(), iov_len: payload.len() };
+                // SAFETY: the bytes that have just been copied.
+                unsafe { put(shared, &mut tx, &back, &[part], payload.len(), MSG_DONTWAIT) };
+            }
+        }
+    }
+    publish(shared, &mut tx);
 }
 
 fn bad(part: &iovec) -> bool {

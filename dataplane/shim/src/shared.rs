@@ -117,10 +117,22 @@ pub(crate) struct Receiving {
     pub(crate) since_kernel: u32,
     /// The kernel's queue comes first: it holds what came before the rings.
     pub(crate) kernel_first: bool,
-    /// Records up to this position came before the socket was connected: its filter does not apply to them.
-    pub(crate) unfiltered: [u64; MAX_WORKERS],
-    pub(crate) filtering: bool,
+    /// Names that the socket had before, oldest first: what came in their time was filtered by them.
+    epochs: [Epoch; EPOCHS],
+    count: usize,
     pub(crate) errors: Errors,
+}
+
+/// Changes of names that are remembered while records of the time before wait. Beyond, the oldest records are filtered by
+/// later names.
+const EPOCHS: usize = 4;
+
+/// A time in which a socket had the same names.
+#[derive(Clone, Copy)]
+struct Epoch {
+    names: Names,
+    /// Where it ended in each ring.
+    ends: [u64; MAX_WORKERS],
 }
 
 /// Under the tx lock.
@@ -301,14 +313,7 @@ impl Shared {
         let old = unsafe { self.names.get().replace(names) };
         self.connected.store(names.peer.is_some(), Ordering::Relaxed);
         if old.peer != names.peer || old.local.ip != names.local.ip {
-            let rx = &mut *rx;
-            rx.filtering = true;
-            for i in 0..rx.workers {
-                let end = rx.rings().get_mut(i).map_or(0, Consumer::known);
-                if let Some(slot) = rx.unfiltered.get_mut(i) {
-                    *slot = end;
-                }
-            }
+            rx.ends(old);
         }
     }
 
@@ -317,10 +322,13 @@ impl Shared {
         self.lock_tx().names()
     }
 
-    /// Puts ring ends in; those of a daemon that has gone are dropped.
-    pub(crate) fn install(&self, ends: Vec<(Consumer, Producer)>) {
+    /// Puts ring ends in, and where the socket is; those of a daemon that has gone are dropped.
+    pub(crate) fn install(&self, ends: Vec<(Consumer, Producer)>, names: Names) {
         let mut rx = self.lock_rx();
         let mut tx = self.lock_tx();
+        // SAFETY: both locks are held.
+        unsafe { self.names.get().write(names) };
+        self.connected.store(names.peer.is_some(), Ordering::Relaxed);
         drop_ends(&mut rx, &mut tx);
         for (i, (consumer, producer)) in ends.into_iter().take(MAX_WORKERS).enumerate() {
             if let (Some(a), Some(b)) = (rx.consumers.get_mut(i), tx.producers.get_mut(i)) {
@@ -335,7 +343,7 @@ impl Shared {
         rx.rung = true;
         rx.signalled = false;
         rx.owed = false;
-        rx.filtering = false;
+        rx.count = 0;
         rx.kernel_first = true;
     }
 
@@ -378,6 +386,43 @@ impl Rx<'_> {
     pub(crate) fn names(&self) -> Names {
         // SAFETY: changed under both locks only, of which this is one.
         unsafe { *self.shared.names.get() }
+    }
+}
+
+impl Rx<'_> {
+    /// Whether records may wait that came in the time of other names.
+    pub(crate) fn is_filtering(&self) -> bool {
+        self.count != 0
+    }
+
+    /// Names by which a ring's next record is filtered.
+    #[inline]
+    pub(crate) fn filter(&mut self, at: usize) -> Names {
+        if self.count == 0 { self.names() } else { self.old_filter(at) }
+    }
+
+    #[cold]
+    fn old_filter(&mut self, at: usize) -> Names {
+        let next = self.rings().get(at).map_or(0, Consumer::consumed);
+        let mut all = self.epochs.iter().take(self.count);
+        all.find(|epoch| next < epoch.ends[at]).map_or_else(|| self.names(), |epoch| epoch.names)
+    }
+
+    /// The socket had other names until now.
+    fn ends(&mut self, names: Names) {
+        let mut ends = [0; MAX_WORKERS];
+        for (end, ring) in ends.iter_mut().zip(self.rings()) {
+            *end = ring.known();
+        }
+        let now: Vec<u64> = self.rings().iter().map(Consumer::consumed).collect();
+        let over = |epoch: &Epoch| now.iter().zip(&epoch.ends).all(|(now, end)| now >= end);
+        while self.count > 0 && (over(&self.epochs[0]) || self.count == EPOCHS) {
+            self.epochs.rotate_left(1);
+            self.count -= 1;
+        }
+        let at = self.count;
+        self.epochs[at] = Epoch { names, ends };
+        self.count += 1;
     }
 }
 

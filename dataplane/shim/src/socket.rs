@@ -14,7 +14,6 @@ use core::{
 
 use crate::{
     log::COUNTS,
-    real,
     shared::Shared,
     spin::{Guard, Spin},
     watch::Entry,
@@ -98,9 +97,7 @@ impl Socket {
         let descriptors = [&shared.wake, &shared.connection];
         for fd in descriptors.into_iter().chain(&shared.doorbells).map(|fd| fd.load(Ordering::Relaxed)) {
             if fd >= 0 {
-                crate::table::mine(fd, false);
-                // SAFETY: ours, and nobody uses it any more.
-                unsafe { real::close(fd) };
+                crate::attach::close_own(fd);
             }
         }
         // SAFETY: the last user in this process.

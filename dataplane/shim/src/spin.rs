@@ -35,6 +35,11 @@ impl<T> Spin<T> {
         Guard(self)
     }
 
+    /// Takes it until [`Self::break_open`].
+    pub(crate) fn hold(&self) {
+        core::mem::forget(self.lock());
+    }
+
     /// In a forked child, before it does anything else.
     pub(crate) fn break_open(&self) {
         self.locked.store(false, Ordering::Release);

@@ -40,10 +40,8 @@ impl Rig {
         let (rx, consumer) = pair(1 << 18);
         let (producer, tx) = pair(1 << 18);
         let shared = usage.shared();
-        shared.install(vec![(consumer, producer)]);
         let local = Name { ip: [0; 16], port: 53, scope: 0 };
-        shared.set_names(Names { local, peer: None });
-        shared.lock_rx().filtering = false;
+        shared.install(vec![(consumer, producer)], Names { local, peer: None });
         let (daemon, connection) = UnixStream::pair().unwrap();
         shared.connection.store(connection.into_raw_fd(), core::sync::atomic::Ordering::Relaxed);
         shared.state.store(state::FAST, core::sync::atomic::Ordering::Release);

@@ -6,9 +6,13 @@
 
 #![deny(unsafe_code)]
 
+use core::ops::Range;
+
 use afnet_abi::shm::ErrorInfo;
 
-use super::{Address, Drop, checksum, extension, is_multicast, mapped, parse::Packet, protocol};
+use super::{
+    Address, Drop, build::UDP_LEN, checksum, extension, is_multicast, mapped, parse::Packet, protocol,
+};
 
 mod errno {
     //! Linux's numbers, which are what tenants get (asm-generic/errno.h).
@@ -40,12 +44,14 @@ pub struct Quoted {
 }
 
 /// An error message about a packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IcmpError {
     /// What the message says.
     pub info: ErrorInfo,
     /// Which packet it is about.
     pub quoted: Quoted,
+    /// Where what is quoted of a UDP datagram's contents lies in the frame; may be empty.
+    pub contents: Range<usize>,
 }
 
 /// Reads the ICMP or ICMPv6 message at `packet.l4`. Its checksum is verified.
@@ -65,9 +71,10 @@ pub fn error(frame: &[u8], packet: &Packet) -> Result<IcmpError, Drop> {
         _ => return Err(Drop::Protocol),
     };
     let quote = message.get(8..).ok_or(Drop::IcmpQuote)?;
-    let quoted = if packet.v6 { v6_quote(quote)? } else { v4_quote(quote)? };
+    let (quoted, l4) = if packet.v6 { v6_quote(quote)? } else { v4_quote(quote)? };
+    let contents = (packet.l4 + 8 + l4 + UDP_LEN).min(packet.end)..packet.end;
     let info = ErrorInfo { errno, icmp_type: kind, icmp_code: code, reserved: 0, mtu, offender: packet.src };
-    Ok(IcmpError { info, quoted })
+    Ok(IcmpError { info, quoted, contents })
 }
 
 /// Errors of this host's own making, for tenants: a datagram above the path MTU `mtu`.
@@ -230,8 +237,9 @@ fn v6_error(kind: u8, code: u8, word: u32) -> Result<(u32, u32), Drop> {
     Ok((errno, 0))
 }
 
-/// The quoted IPv4 header and at least 8 bytes (RFC 792). Its lengths are not trusted: routers cut and change them.
-fn v4_quote(quote: &[u8]) -> Result<Quoted, Drop> {
+/// The quoted IPv4 header and at least 8 bytes (RFC 792), and where they are. Its lengths are not trusted: routers cut
+/// and change them.
+fn v4_quote(quote: &[u8]) -> Result<(Quoted, usize), Drop> {
     let &[vi, _, _, _, _, _, f0, f1, _, protocol, _, _, a, b, c, d, e, f, g, h] =
         quote.first_chunk::<20>().ok_or(Drop::IcmpQuote)?;
     let header_len = usize::from(vi & 0xf) * 4;
@@ -239,11 +247,13 @@ fn v4_quote(quote: &[u8]) -> Result<Quoted, Drop> {
         return Err(Drop::IcmpQuote);
     }
     let (src_port, dst_port) = ports(protocol, quote.get(header_len..).ok_or(Drop::IcmpQuote)?)?;
-    Ok(Quoted { src: mapped([a, b, c, d]), dst: mapped([e, f, g, h]), protocol, src_port, dst_port })
+    let quoted =
+        Quoted { src: mapped([a, b, c, d]), dst: mapped([e, f, g, h]), protocol, src_port, dst_port };
+    Ok((quoted, header_len))
 }
 
-/// The quoted IPv6 header, its chain and at least the ports.
-fn v6_quote(quote: &[u8]) -> Result<Quoted, Drop> {
+/// The quoted IPv6 header, its chain and at least the ports, and where these are.
+fn v6_quote(quote: &[u8]) -> Result<(Quoted, usize), Drop> {
     let &[v0, _, _, _, _, _, next, _, ref addresses @ ..] =
         quote.first_chunk::<40>().ok_or(Drop::IcmpQuote)?;
     let (Some(src), Some(dst)) = (addresses.first_chunk::<16>(), addresses.last_chunk::<16>()) else {
@@ -257,7 +267,7 @@ fn v6_quote(quote: &[u8]) -> Result<Quoted, Drop> {
         return Err(Drop::IcmpQuote);
     }
     let (src_port, dst_port) = ports(chain.protocol, quote.get(chain.l4..).ok_or(Drop::IcmpQuote)?)?;
-    Ok(Quoted { src: *src, dst: *dst, protocol: chain.protocol, src_port, dst_port })
+    Ok((Quoted { src: *src, dst: *dst, protocol: chain.protocol, src_port, dst_port }, chain.l4))
 }
 
 fn ports(protocol: u8, l4: &[u8]) -> Result<(u16, u16), Drop> {

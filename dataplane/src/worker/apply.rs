@@ -242,6 +242,7 @@ impl Worker {
             ports: Vec::new(),
             touched: false,
             fresh: (0, 0),
+            leaving: false,
             closed: false,
         };
         let sender = TxHalf {

@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use afnet_abi::shm::{ErrorInfo, Record, kind};
+use afnet_abi::shm::{ErrorInfo, MAX_QUOTE, Record, kind};
 use afnet_ring::{Consumer, Producer};
 
 use super::claims::{Claim, Held};
@@ -37,6 +37,8 @@ pub(crate) struct RxHalf {
     pub(crate) touched: bool,
     /// Records written in this round and their bytes, not yet counted.
     pub(crate) fresh: (u64, u64),
+    /// The tenant wants the kernel to have what comes.
+    pub(crate) leaving: bool,
     /// Broke the protocol: nothing is written any more.
     pub(crate) closed: bool,
 }
@@ -63,15 +65,19 @@ impl RxHalf {
         self.count(Counter::RxDeliveredBytes, bytes);
     }
 
-    /// Writes an ICMP error, or one of our own making, about a datagram of this endpoint's. Whether there was room.
-    pub(crate) fn error(&mut self, record: &Record, info: &ErrorInfo) -> bool {
+    /// Writes an ICMP error, or one of our own making, about a datagram of this endpoint's, of whose contents `quoted` is
+    /// known. Whether there was room.
+    pub(crate) fn error(&mut self, record: &Record, info: &ErrorInfo, quoted: &[u8]) -> bool {
         let bytes = error_bytes(info);
-        let Some(mut room) = self.ring.reserve(bytes.len()) else {
+        let quoted = quoted.get(..MAX_QUOTE).unwrap_or(quoted);
+        let len = bytes.len() + quoted.len();
+        let Some(mut room) = self.ring.reserve(len) else {
             self.count(Counter::RxRingFull, 1);
             return false;
         };
         room.write(0, &bytes);
-        room.commit(&Record { kind: kind::ERROR, ..*record }, bytes.len());
+        room.write(bytes.len(), quoted);
+        room.commit(&Record { kind: kind::ERROR, ..*record }, len);
         self.count(Counter::RxErrors, 1);
         true
     }

@@ -58,6 +58,10 @@ impl Out<'_> {
         let to = (&record.remote, record.remote_port);
         let from = (&from_ip(src), record.local_port);
         let claim = target.and_then(|target| self.core.claimant(target, to, from));
+        let leaves = |index: &u32| {
+            self.core.rx.get(*index as usize).and_then(Option::as_deref).is_some_and(|half| half.leaving)
+        };
+        let claim = claim.filter(|index| !leaves(index));
         match (claim, target.and_then(|target| target.raw)) {
             (Some(index), _) => self.local_endpoint(sender, record, bytes, index, from_ip(src)),
             (None, Some(_)) => self.local_raw(sender, record, bytes, slot, from_ip(src)),

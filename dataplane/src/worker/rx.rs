@@ -283,6 +283,9 @@ fn datagram(core: &mut Core, bytes: &[u8], packet: &Packet, origin: Origin) -> F
     if half.closed {
         return Fate::Done;
     }
+    if half.leaving {
+        return Fate::Unclaimed;
+    }
     let Some(mut room) = half.ring.reserve(payload.len()) else {
         half.count(Counter::RxRingFull, 1);
         // Perhaps not full but forged: publishing finds out.
@@ -399,6 +402,9 @@ fn icmp_error(core: &mut Core, bytes: &[u8], packet: &Packet, origin: Origin) ->
     if let Some(half) = core.rx.get_mut(index as usize).and_then(Option::as_deref_mut)
         && !half.closed
     {
+        if half.leaving {
+            return false;
+        }
         let about = Record {
             local: quoted.src,
             remote: quoted.dst,
@@ -406,7 +412,7 @@ fn icmp_error(core: &mut Core, bytes: &[u8], packet: &Packet, origin: Origin) ->
             remote_port: quoted.dst_port,
             ..record(packet, origin, core.realtime)
         };
-        half.error(&about, &error.info);
+        half.error(&about, &error.info, bytes.get(error.contents).unwrap_or_default());
         core.touch(index);
     }
     true

@@ -16,7 +16,7 @@ use crate::{
         Address, Drop, Mac,
         build::{IPV6_LEN, Ip, Link, MAX_HEADERS, UDP_LEN, headers_len, piece_frame, udp_frame, write_udp},
         fragment::Pieces,
-        from_ip, icmp, is_multicast, is_v4, protocol,
+        from_ip, icmp, is_loopback, is_multicast, is_v4, protocol,
         segment::Segments,
     },
 };
@@ -69,6 +69,44 @@ impl Out<'_> {
         let outcome = self.send(sender, record, bytes, &link, mtu, from_ip(src), None);
         if outcome == Outcome::Done {
             sender.count(Counter::TxHost, 1);
+        }
+        outcome
+    }
+
+    /// What comes for the endpoint is the kernel's from now on.
+    pub(super) fn leave(&mut self, sender: &Sender<'_>) -> Outcome {
+        if let Some(half) = self.core.rx.get_mut(sender.index as usize).and_then(Option::as_deref_mut) {
+            half.leaving = true;
+        }
+        Outcome::Done
+    }
+
+    /// A datagram that the endpoint has received and leaves to the kernel's socket. It may be of the tenant's own making:
+    /// nobody but that socket gets it.
+    pub(super) fn give_back(&mut self, sender: &Sender<'_>, record: &Record, bytes: Bytes<'_>) -> Outcome {
+        let Record { local, remote, local_port, remote_port, .. } = *record;
+        if is_v4(&local) != is_v4(&remote) || is_loopback(&local) || is_loopback(&remote) {
+            return self.refuse(sender, Counter::TxAddress);
+        }
+        if !sender.claims.iter().any(|held| held.claim.permits(local_port, Some(&local))) {
+            return self.refuse(sender, Counter::TxNotClaimed);
+        }
+        if !self.core.slot(sender.slot).is_some_and(|slot| slot.may_send_from(&local)) {
+            return self.refuse(sender, Counter::TxSpoofed);
+        }
+        let Some((link, mtu)) = self.host_link() else { return self.refuse(sender, Counter::TxLocalDrop) };
+        let turned = Record {
+            local: remote,
+            remote: local,
+            local_port: remote_port,
+            remote_port: local_port,
+            flags: 0,
+            segment: 0,
+            ..*record
+        };
+        let outcome = self.send(sender, &turned, bytes, &link, mtu, remote, None);
+        if outcome == Outcome::Done {
+            sender.count(Counter::RxReinjected, 1);
         }
         outcome
     }

@@ -305,8 +305,14 @@ impl Out<'_> {
     #[inline]
     fn datagram(&mut self, sender: &Sender<'_>, record: &Record, bytes: Bytes<'_>) -> Outcome {
         let none: Address = [0; 16];
+        if record.kind == kind::LEAVE {
+            return self.leave(sender);
+        }
         if record.kind != kind::DATAGRAM || record.remote == none || record.remote_port == 0 {
             return self.refuse(sender, Counter::TxRecordInvalid);
+        }
+        if record.flags & flags::GIVE_BACK != 0 {
+            return self.give_back(sender, record, bytes);
         }
         let mut record = *record;
         let v4 = is_v4(&record.remote);
@@ -469,7 +475,7 @@ impl Out<'_> {
     ) {
         let about = Record { flags: 0, segment: 0, timestamp_ns: self.core.realtime, ..*record };
         if let Some(half) = self.core.rx.get_mut(sender.index as usize).and_then(Option::as_deref_mut) {
-            half.error(&about, info);
+            half.error(&about, info, &[]);
         }
         self.core.touch(sender.index);
     }

@@ -145,7 +145,9 @@ const char *show(const struct address *address)
 		snprintf(mine, sizeof(text[0]), "%s:0", show_host(address));
 	if (number >= port && number < port + 20)
 		snprintf(mine, sizeof(text[0]), "%s:+%d", show_host(address), number - port);
-	for (int slot = 0; slot < 8; slot++)
+	/* A port that the kernel has chosen here may be one of the peer's, too. */
+	bool mine_too = strstr(show_host(address), "me") || strstr(show_host(address), "any");
+	for (int slot = 0; slot < 8 && !mine_too; slot++)
 		if (number && number == ntohs(peer_address(slot).v4.sin_port))
 			snprintf(mine, sizeof(text[0]), "%s:p%d", show_host(address), slot);
 	return mine;

@@ -23,6 +23,12 @@ static bool fresh(time_t seconds)
 	return seconds > now - 120 && seconds <= now + 1;
 }
 
+/* What was cut is zero, whatever lies behind it. */
+static size_t least(size_t len, size_t size)
+{
+	return len < size ? len : size;
+}
+
 static void show_control(const struct cmsghdr *c)
 {
 	int value = -1;
@@ -33,39 +39,39 @@ static void show_control(const struct cmsghdr *c)
 	else if (len == 1)
 		value = *CMSG_DATA(c);
 	if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SO_TIMESTAMP) {
-		struct timeval time;
+		struct timeval time = {0};
 
-		memcpy(&time, CMSG_DATA(c), sizeof(time));
+		memcpy(&time, CMSG_DATA(c), least(len, sizeof(time)));
 		out("  timestamp (%zu): %s", len, fresh(time.tv_sec) ? "fresh" : "odd");
 	} else if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SO_TIMESTAMPNS) {
-		struct timespec time;
+		struct timespec time = {0};
 
-		memcpy(&time, CMSG_DATA(c), sizeof(time));
+		memcpy(&time, CMSG_DATA(c), least(len, sizeof(time)));
 		out("  timestampns (%zu): %s", len, fresh(time.tv_sec) ? "fresh" : "odd");
 	} else if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SO_TIMESTAMPING) {
-		struct scm_timestamping time;
+		struct scm_timestamping time = {0};
 
-		memcpy(&time, CMSG_DATA(c), sizeof(time));
+		memcpy(&time, CMSG_DATA(c), least(len, sizeof(time)));
 		out("  timestamping (%zu): %s %ld %ld", len,
 		    fresh(time.ts[0].tv_sec) ? "fresh" : "odd", (long)time.ts[1].tv_sec,
 		    (long)time.ts[2].tv_sec);
 	} else if (c->cmsg_level == IPPROTO_IP && c->cmsg_type == IP_PKTINFO) {
-		struct in_pktinfo info;
+		struct in_pktinfo info = {0};
 		char name[IFNAMSIZ] = "none";
 		struct address to = address_of("0.0.0.0", 0), local = address_of("0.0.0.0", 0);
 
-		memcpy(&info, CMSG_DATA(c), sizeof(info));
+		memcpy(&info, CMSG_DATA(c), least(len, sizeof(info)));
 		to.v4.sin_addr = info.ipi_addr;
 		local.v4.sin_addr = info.ipi_spec_dst;
 		if_indextoname(info.ipi_ifindex, name);
 		out("  pktinfo (%zu): to %s local %s by %s", len, show_host(&to), show_host(&local),
 		    name);
 	} else if (c->cmsg_level == IPPROTO_IPV6 && c->cmsg_type == IPV6_PKTINFO) {
-		struct in6_pktinfo info;
+		struct in6_pktinfo info = {0};
 		char name[IFNAMSIZ] = "none";
 		struct address to = address_of("::", 0);
 
-		memcpy(&info, CMSG_DATA(c), sizeof(info));
+		memcpy(&info, CMSG_DATA(c), least(len, sizeof(info)));
 		to.v6.sin6_addr = info.ipi6_addr;
 		if_indextoname(info.ipi6_ifindex, name);
 		out("  pktinfo6 (%zu): to %s by %s", len, show_host(&to), name);
@@ -73,8 +79,7 @@ static void show_control(const struct cmsghdr *c)
 		   (c->cmsg_level == IPPROTO_IPV6 && c->cmsg_type == IPV6_ORIGDSTADDR)) {
 		struct address to = {.len = len};
 
-		memcpy(&to.storage, CMSG_DATA(c),
-		       len < sizeof(to.storage) ? len : sizeof(to.storage));
+		memcpy(&to.storage, CMSG_DATA(c), least(len, sizeof(to.storage)));
 		out("  origdst (%zu): %s", len, show(&to));
 	} else {
 		out("  level %d type %d (%zu): %d", c->cmsg_level, c->cmsg_type, len, value);

@@ -289,6 +289,8 @@ static void epoll_life(void)
 	copy = dup(fd);
 	TRY("a copy", control(EPOLL_CTL_ADD, copy, EPOLLIN));
 	hear("z");
+	/* One after the other they become ready, on the kernel too. */
+	settle(copy);
 	wait_for("both", PATIENCE_MS);
 	take("z", copy);
 	/* The file is open yet: what was registered stays (epoll(7), questions). */

@@ -3,14 +3,18 @@
  * Random sequences of socket calls: FUZZ_SEED and FUZZ_STEPS of the environment say which.
  *
  * What is answered must not depend on how long a datagram is under way. So the program keeps
- * account of how many are to be at each socket, waits for what has to come, and does not wait where
- * nothing may be.
+ * account of how many are to be at each socket, waits for what has to come, does not wait where
+ * nothing may be, connects only where nothing is under way, which the filter of the time of its
+ * arrival would meet, and binds a new socket to another port than the last one had, for which
+ * something may be under way.
  */
 #include "calls.h"
 
 #include <linux/sockios.h>
 
 #define SOCKETS 3
+/* Of as many ports as a case has. */
+#define GENERATIONS 6
 
 static struct model {
 	int fd;
@@ -18,8 +22,11 @@ static struct model {
 	bool itself;		/* bound by sending, not by bind() or connect() */
 	int connected;		/* slot of the peer, 0: no */
 	int waiting;		/* datagrams that are there or under way */
-	bool in_set, once;
-	int step; /* when it was made */
+	bool foreign;		/* one that the filter drops may be under way */
+	bool followed;		/* and one that it does not behind it */
+	bool in_set;
+	int step;	/* when it was made */
+	int generation; /* sockets before it */
 } sockets[SOCKETS];
 
 static uint64_t state;
@@ -46,7 +53,7 @@ static const char *label(const char *what, const struct model *socket)
 
 static int number(const struct model *socket)
 {
-	return port + (int)(socket - sockets);
+	return port + socket->generation % GENERATIONS * SOCKETS + (int)(socket - sockets);
 }
 
 /* What is to be at the socket is there, or at least a first part. */
@@ -59,10 +66,19 @@ static bool there(struct model *socket)
 	return false;
 }
 
-static void make(struct model *socket_)
+/* Something that has not arrived yet, perhaps: all of one path come in their order. */
+static bool under_way(const struct model *socket)
+{
+	return socket->waiting || socket->foreign;
+}
+
+static void make(struct model *socket_, int generation)
 {
 	*socket_ = (struct model){
-		.fd = socket(family, SOCK_DGRAM | (below(2) ? SOCK_NONBLOCK : 0), 0), .step = step};
+		.fd = socket(family, SOCK_DGRAM | (below(2) ? SOCK_NONBLOCK : 0), 0),
+		.step = step,
+		.generation = generation,
+	};
 	if (!v4())
 		set_int(socket_->fd, IPPROTO_IPV6, IPV6_V6ONLY, 1);
 	out("%s", label("socket", socket_));
@@ -87,7 +103,7 @@ static void do_connect(struct model *socket)
 	struct address peer = peer_address(slot);
 
 	/* A known corner of the kernel path: it cannot connect any more. */
-	if (socket->itself)
+	if (socket->itself || under_way(socket))
 		return;
 	if (TRY(label("connect", socket), connect(socket->fd, &peer.any, peer.len)) == 0)
 		socket->connected = slot;
@@ -98,7 +114,7 @@ static void do_disconnect(struct model *socket)
 	struct address none = {.any = {.sa_family = AF_UNSPEC}, .len = sizeof(none.v6)};
 
 	/* Without a port of its own choice it loses it. */
-	if (!socket->bound || socket->everywhere)
+	if (!socket->bound || socket->everywhere || under_way(socket))
 		return;
 	if (TRY(label("disconnect", socket), connect(socket->fd, &none.any, none.len)) == 0)
 		socket->connected = 0;
@@ -115,8 +131,13 @@ static void do_hear(struct model *socket)
 	for (int i = 0; i < len; i++)
 		data[i] = i + step;
 	peer_send(slot, number(socket), data, len);
-	if (!socket->connected || socket->connected == slot)
+	if (!socket->connected || socket->connected == slot) {
 		socket->waiting++;
+		socket->followed = socket->foreign;
+	} else {
+		socket->foreign = true;
+		socket->followed = false;
+	}
 	out("%s %d by %d", label("hear", socket), len, slot);
 }
 
@@ -173,8 +194,9 @@ static void do_receive(struct model *socket)
 		got = TRY(label("recv", socket), recv(socket->fd, data[0], size, flags));
 		break;
 	}
-	if (got >= 0 && !(flags & MSG_PEEK) && socket->waiting)
-		socket->waiting--;
+	if (got >= 0 && !(flags & MSG_PEEK) && socket->waiting && --socket->waiting == 0 &&
+	    socket->followed)
+		socket->foreign = socket->followed = false;
 }
 
 static void do_send(struct model *socket)
@@ -354,7 +376,7 @@ static void do_close(struct model *socket)
 	if (step < socket->step + 20)
 		return;
 	TRY(label("close", socket), close(socket->fd));
-	make(socket);
+	make(socket, socket->generation + 1);
 }
 
 static void fuzz(void)
@@ -373,7 +395,7 @@ static void fuzz(void)
 	peer_open(1);
 	peer_open(2);
 	for (int i = 0; i < SOCKETS; i++)
-		make(&sockets[i]);
+		make(&sockets[i], 0);
 	for (step = 1; step <= (steps ? atoi(steps) : 200); step++)
 		operations[below(sizeof(operations) / sizeof(operations[0]))](
 			&sockets[below(SOCKETS)]);

@@ -233,7 +233,7 @@ fn what_members_send_is_heard_here_and_outside() {
             IpAddr::V4(g) => judge.join_multicast_v4(&g, &PEER_V4.parse().unwrap()).expect("join"),
             IpAddr::V6(g) => judge.join_multicast_v6(&g, bed.peer.ifindex(PEER)).expect("join"),
         }
-        say(&mut a, &&Message::new(at(group, PORT), b"to all"));
+        say(&mut a, &Message::new(at(group, PORT), b"to all"));
         let mut buffer = [0; 100];
         let own = if source == PEER_V4 { "192.0.2.10" } else { "2001:db8::10" };
         let (len, from) = judge.recv_from(&mut buffer).expect("what a sent");
@@ -242,10 +242,10 @@ fn what_members_send_is_heard_here_and_outside() {
             let heard = endpoint.recv(&mut buffer).expect("a copy");
             assert_eq!((heard.local, heard.remote), (at(group, PORT), at(own, PORT)));
         }
-        say(&mut a, &&Message { no_loop: true, ..Message::new(at(group, PORT), b"outside only") });
+        say(&mut a, &Message { no_loop: true, ..Message::new(at(group, PORT), b"outside only") });
         let (len, _) = judge.recv_from(&mut buffer).expect("what a sent");
         assert_eq!(&buffer[..len], b"outside only");
-        say(&mut a, &&Message::new(at(group, PORT), b"next"));
+        say(&mut a, &Message::new(at(group, PORT), b"next"));
         let heard = b.recv(&mut buffer).expect("a copy");
         assert_eq!(&buffer[..heard.len], b"next");
         drain(&mut a);

@@ -7,7 +7,7 @@ use afnet_tests::{
     shim::{self, Counts},
 };
 
-use crate::run::{CLIENT, NAME, V4, V6, ask, words, write};
+use crate::run::{CLIENT, NAME, V4, V6, ask, quic, words, write};
 
 /// Asks a server of the peer from the compartment; `carried`: by the fast path. A client that sends one datagram and is
 /// gone need not be accelerated.
@@ -20,7 +20,7 @@ fn check(label: &str, server: &str, questions: &[(&str, &str)], carried: bool) {
     write(dir.path(), "server.py", include_str!("scripts/asyncio_server.py"));
     let path = dir.path().display().to_string();
     let fill = |text: &str| {
-        [("{dir}", &*path), ("{4}", PEER_V4), ("{6}", PEER_V6)]
+        [("{dir}", &*path), ("{4}", PEER_V4), ("{6}", PEER_V6), ("{quic}", &quic())]
             .iter()
             .fold(text.to_owned(), |text, (word, value)| text.replace(word, value))
     };
@@ -72,5 +72,18 @@ fn python() {
             ("/usr/bin/python3 {dir}/client.py udp {6} 8008 hello", "HELLO from {6}"),
         ],
         false,
+    );
+}
+
+#[test]
+fn quic_asks() {
+    check(
+        "quic",
+        "env QUIC=serve\\ 4433\\ {dir} {quic}",
+        &[
+            ("env QUIC=ask\\ {4}\\ 4433\\ {dir} {quic}", "4194304 bytes went there and back"),
+            ("env QUIC=ask\\ {6}\\ 4433\\ {dir} {quic}", "4194304 bytes went there and back"),
+        ],
+        true,
     );
 }

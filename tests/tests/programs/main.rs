@@ -5,5 +5,6 @@
 //! reason why not.
 
 mod client;
+mod quic;
 mod run;
 mod table;

@@ -1,7 +1,7 @@
 //! Starts a row's server, asks its questions, and looks at the endpoints.
 
 use std::{
-    fs,
+    env, fs,
     os::unix::fs::PermissionsExt,
     path::Path,
     process::{Command, Stdio},
@@ -46,8 +46,8 @@ pub enum Carried {
 }
 
 /// A server and its clients. In all texts `{dir}` is a directory, `{4}` and `{6}` are the compartment's addresses and
-/// `{client}` is `scripts/client.py`, `{static}` a program without libraries (`calls`); words are split at spaces but
-/// those after a backslash.
+/// `{client}` is `scripts/client.py`, `{static}` a program without libraries (`calls`), `{quic}` that of `quic.rs`; words
+/// are split at spaces but those after a backslash.
 #[derive(Clone, Copy, Debug)]
 pub struct Row {
     /// Command line.
@@ -64,6 +64,12 @@ impl Default for Row {
     fn default() -> Self {
         Self { server: "", files: &[], questions: &[], carried: Carried::Fast }
     }
+}
+
+/// Starts the program of `quic.rs`; what it is to do goes before.
+pub fn quic() -> String {
+    let program = env::current_exe().expect("path of this program");
+    format!("{} --exact quic::program --ignored --nocapture", program.display())
 }
 
 /// The words of a command line.
@@ -111,6 +117,7 @@ pub fn check(label: &str, row: &Row) {
             ("{6}", V6),
             ("{client}", &client),
             ("{static}", env!("CALLS_STATIC")),
+            ("{quic}", &quic()),
         ]
         .iter()
         .fold(text.to_owned(), |text, (word, value)| text.replace(word, value))

@@ -131,6 +131,14 @@ rows! {
         carried: Nothing,
         ..Row::default()
     };
+    quic: Row {
+        server: "env QUIC=serve\\ 4433\\ {dir} {quic}",
+        questions: &[
+            ("env QUIC=ask\\ {4}\\ 4433\\ {dir} {quic}", "4194304 bytes went there and back"),
+            ("env QUIC=ask\\ {6}\\ 4433\\ {dir} {quic}", "4194304 bytes went there and back"),
+        ],
+        ..Row::default()
+    };
     perl: Row {
         server: "perl {dir}/server.pl",
         files: &[("server.pl", include_str!("scripts/server.pl"))],

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Seeds of a run without further wishes: some seconds.
-const SEEDS: Range<u64> = 1..13;
+const SEEDS: Range<u64> = 1..41;
 /// Calls, or attempts at them, of each.
 const STEPS: &str = "250";
 
@@ -46,11 +46,7 @@ fn random_calls() {
         assert!(is_sound(&truth.answers), "seed {seed}: the case itself is wrong:\n{}", truth.answers);
         let different = accepted::compare(&case, Way::Fast, &truth.answers, &outcome.answers);
         if !different.is_empty() {
-            let different = format!("FUZZ_SEEDS={seed}..{} FUZZ_STEPS={steps}\n{different}", seed + 1);
-            match accepted::open_reason(&case, Way::Fast) {
-                Some(reason) => println!("open ({reason}): {different}"),
-                None => findings += &different,
-            }
+            findings += &format!("FUZZ_SEEDS={seed}..{} FUZZ_STEPS={steps}\n{different}", seed + 1);
         }
     }
     assert!(findings.is_empty(), "\n{findings}");

@@ -50,7 +50,7 @@ unsafe fn handed_over(message: *const msghdr) {
                 // SAFETY: within the program's buffer.
                 let fd = unsafe { libc::CMSG_DATA(next).cast::<c_int>().add(i).read_unaligned() };
                 if let Some((_inside, socket)) = followed(fd) {
-                    attach::leave(fd, &socket, "passed to another process (SCM_RIGHTS)");
+                    attach::hand_on(fd, &socket, "passed to another process (SCM_RIGHTS)");
                 }
             }
         }
@@ -164,21 +164,35 @@ pub(super) unsafe extern "C-unwind" fn write(fd: c_int, data: *const c_void, len
     result
 }
 
+/// Whether buffers hold anything: the kernel does not even look at the socket for nothing. Those that cannot be are for it
+/// to refuse.
+///
+/// # Safety
+/// As writev().
+unsafe fn is_something(parts: *const iovec, count: c_int) -> bool {
+    let Some(count @ 1..=1024) = usize::try_from(count).ok().filter(|_| plausible(parts)) else {
+        return false;
+    };
+    // SAFETY: the caller's promise.
+    unsafe { core::slice::from_raw_parts(parts, count) }.iter().any(|part| part.iov_len != 0)
+}
+
 /// A message around buffers.
-fn around(parts: *const iovec, count: usize) -> msghdr {
+fn around(parts: *const iovec, count: c_int) -> msghdr {
     // SAFETY: integers and null pointers.
     let mut message: msghdr = unsafe { core::mem::zeroed() };
     message.msg_iov = parts.cast_mut();
-    message.msg_iovlen = count as _;
+    message.msg_iovlen = usize::try_from(count).unwrap_or(0);
     message
 }
 
 #[unsafe(no_mangle)]
 pub(super) unsafe extern "C-unwind" fn writev(fd: c_int, parts: *const iovec, count: c_int) -> ssize_t {
-    if let Ok(parts_count) = usize::try_from(count)
-        && parts_count <= 1024
-        // SAFETY: the program's promise.
-        && let Some(result) = sending(fd, |socket| unsafe { send::send(socket, fd, &around(parts, parts_count), 0) })
+    // SAFETY: the program's promise.
+    if unsafe { is_something(parts, count) }
+        && let Some(result) =
+            // SAFETY: the program's promise.
+            sending(fd, |socket| unsafe { send::send(socket, fd, &around(parts, count), 0) })
     {
         return result;
     }
@@ -323,12 +337,12 @@ pub(super) unsafe extern "C-unwind" fn read(fd: c_int, data: *mut c_void, len: s
 
 #[unsafe(no_mangle)]
 pub(super) unsafe extern "C-unwind" fn readv(fd: c_int, parts: *const iovec, count: c_int) -> ssize_t {
-    if let Ok(parts_count) = usize::try_from(count)
-        && (1..=1024).contains(&parts_count)
+    // SAFETY: the program's promise.
+    if unsafe { is_something(parts, count) }
         && let Some(result) =
             // SAFETY: the program's promise.
-            receiving(fd, 0, |s| unsafe {
-                receive::receive(fd, s, &mut around(parts, parts_count), 0)
+            receiving(fd, 0, |socket| unsafe {
+                receive::receive(fd, socket, &mut around(parts, count), 0)
             })
     {
         return result;

@@ -122,7 +122,7 @@ pub(super) unsafe extern "C-unwind" fn getsockopt(
     {
         let shared = socket.shared();
         if shared.state() != state::IDLE {
-            receive::take_errors(shared, &mut shared.lock_rx());
+            receive::settle_errors(&socket);
         }
         let error = shared.error.swap(0, Ordering::Relaxed);
         // SAFETY: the kernel has written a length of at most four, and as many bytes.
@@ -222,12 +222,12 @@ fn copied(old: c_int, new: c_int) {
     let Some((_inside, socket)) = followed(old) else { return };
     if socket.enter() && !table::set(new, socket.socket()) {
         // Out of the table's range: it would be read past us.
-        attach::leave(old, &socket, "duplicated to a very high number");
+        attach::hand_on(old, &socket, "duplicated to a very high number");
         socket.socket().leave();
     }
     if new <= libc::STDERR_FILENO {
         // The C library's streams are there, whose system calls are its own.
-        attach::leave(old, &socket, "a standard stream");
+        attach::hand_on(old, &socket, "a standard stream");
     }
 }
 
@@ -235,7 +235,7 @@ fn copied(old: c_int, new: c_int) {
 unsafe extern "C-unwind" fn fdopen(fd: c_int, mode: *const core::ffi::c_char) -> *mut libc::FILE {
     if let Some((_inside, socket)) = followed(fd) {
         // As above.
-        attach::leave(fd, &socket, "a stream (fdopen)");
+        attach::hand_on(fd, &socket, "a stream (fdopen)");
     }
     // SAFETY: the program's promise.
     unsafe { real::fdopen(fd, mode) }

@@ -32,42 +32,63 @@ pub(super) unsafe extern "C-unwind" fn epoll_ctl(
     result
 }
 
-/// epoll_wait() and its relatives: `wait(timeout)` is the kernel's, with a timeout of 0 or as the program gave it.
+/// epoll_wait() and its relatives, of `timeout`, `None`: for ever. `wait` is the kernel's with the timeout as the program
+/// gave it, or with another one.
 ///
 /// # Safety
-/// `events` has room for `most`.
+/// `events` has room for as many as `wait` returns.
 unsafe fn waited(
     epoll: c_int,
     events: *mut epoll_event,
-    patient: bool,
-    wait: impl Fn(bool) -> c_int,
+    timeout: Option<Duration>,
+    wait: impl Fn(Option<Duration>) -> c_int,
 ) -> c_int {
     if !watch::any() {
-        return wait(false);
+        return wait(None);
     }
-    if patient && let Some(_inside) = Inside::enter() {
-        watch::before_wait();
-    }
-    let mut count = 0;
-    if patient && settings::spin_ns() != 0 {
-        let end = now_ns() + settings::spin_ns();
-        while count == 0 && now_ns() < end {
-            count = wait(true);
-            std::thread::yield_now();
+    let patient = timeout != Some(Duration::ZERO);
+    let until = timeout.filter(|_| patient).map(|timeout| now_ns().saturating_add(nanos(timeout)));
+    let mut given = None;
+    loop {
+        if patient && let Some(_inside) = Inside::enter() {
+            watch::before_wait();
         }
-    }
-    if count == 0 {
-        count = wait(false);
-    }
-    match usize::try_from(count) {
-        Ok(got) if got > 0 => {
-            let Some(_inside) = Inside::enter() else { return count };
-            // SAFETY: the kernel has written that many.
-            let events = unsafe { core::slice::from_raw_parts_mut(events, got) };
-            c_int::try_from(quietly(|| watch::mend(epoll, events))).unwrap_or(count)
+        let mut count = 0;
+        if patient && settings::spin_ns() != 0 {
+            let end = now_ns() + settings::spin_ns();
+            while count == 0 && now_ns() < end {
+                count = wait(Some(Duration::ZERO));
+                std::thread::yield_now();
+            }
         }
-        _ => count,
+        if count == 0 {
+            count = wait(given);
+        }
+        let Ok(got @ 1..) = usize::try_from(count) else { return count };
+        let Some(_inside) = Inside::enter() else { return count };
+        // SAFETY: the kernel has written that many.
+        let events = unsafe { core::slice::from_raw_parts_mut(events, got) };
+        let left = quietly(|| watch::mend(epoll, events));
+        let time = until.map(|until| until.saturating_sub(now_ns()));
+        if left > 0 || !patient || time == Some(0) {
+            return c_int::try_from(left).unwrap_or(count);
+        }
+        given = time.map(Duration::from_nanos);
     }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// A timeout in milliseconds; negative: for ever.
+fn millis(timeout: c_int) -> Option<Duration> {
+    u64::try_from(timeout).ok().map(Duration::from_millis)
+}
+
+/// `given` in milliseconds, upwards, or what the program gave.
+fn in_millis(given: Option<Duration>, timeout: c_int) -> c_int {
+    given.map_or(timeout, |time| c_int::try_from(nanos(time).div_ceil(1_000_000)).unwrap_or(c_int::MAX))
 }
 
 #[unsafe(no_mangle)]
@@ -79,8 +100,8 @@ pub(super) unsafe extern "C-unwind" fn epoll_wait(
 ) -> c_int {
     // SAFETY: the program's promise.
     unsafe {
-        waited(epoll, events, timeout != 0, |now| {
-            real::epoll_wait(epoll, events, most, if now { 0 } else { timeout })
+        waited(epoll, events, millis(timeout), |given| {
+            real::epoll_wait(epoll, events, most, in_millis(given, timeout))
         })
     }
 }
@@ -95,8 +116,8 @@ pub(super) unsafe extern "C-unwind" fn epoll_pwait(
 ) -> c_int {
     // SAFETY: the program's promise.
     unsafe {
-        waited(epoll, events, timeout != 0, |now| {
-            real::epoll_pwait(epoll, events, most, if now { 0 } else { timeout }, mask)
+        waited(epoll, events, millis(timeout), |given| {
+            real::epoll_pwait(epoll, events, most, in_millis(given, timeout), mask)
         })
     }
 }
@@ -109,11 +130,23 @@ pub(super) unsafe extern "C-unwind" fn epoll_pwait2(
     timeout: *const timespec,
     mask: *const sigset_t,
 ) -> c_int {
-    let none = timespec { tv_sec: 0, tv_nsec: 0 };
+    let time = if plausible(timeout) {
+        // SAFETY: the program's promise.
+        let time = unsafe { timeout.read() };
+        // What is not one is the kernel's to refuse.
+        u64::try_from(time.tv_sec)
+            .ok()
+            .zip(u32::try_from(time.tv_nsec).ok())
+            .map(|(s, n)| Duration::new(s, n))
+    } else {
+        None
+    };
     // SAFETY: the program's promise.
     unsafe {
-        waited(epoll, events, true, |now| {
-            real::epoll_pwait2(epoll, events, most, if now { &raw const none } else { timeout }, mask)
+        waited(epoll, events, time, |given| {
+            let given = given.map(crate::sys::timespec);
+            let timeout = given.as_ref().map_or(timeout, core::ptr::from_ref);
+            real::epoll_pwait2(epoll, events, most, timeout, mask)
         })
     }
 }

@@ -163,6 +163,23 @@ fn quoted_chains() {
 }
 
 #[test]
+fn quoted_contents() {
+    for contents in [&b""[..], b"what we said"] {
+        let frames = [
+            v4(3, 3, [0; 4], &[&our_v4_datagram(), contents].concat()),
+            v6(1, 4, [0; 4], &[&our_v6_datagram(), contents].concat()),
+        ];
+        for frame in frames {
+            let error = read(&frame).unwrap();
+            assert_eq!(frame.get(error.contents), Some(contents));
+        }
+    }
+    // Some routers quote the ports and no more.
+    let frame = v6(1, 4, [0; 4], &our_v6_datagram()[..44]);
+    assert!(read(&frame).unwrap().contents.is_empty());
+}
+
+#[test]
 fn echo_replies() {
     for (version, len) in [(4, 0), (4, 1), (4, 2001), (6, 0), (6, 57), (6, 2000)] {
         let data = vec![0x3c; len];
