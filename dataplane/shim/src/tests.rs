@@ -166,6 +166,49 @@ fn a_connected_socket_hears_its_peer_alone_and_what_came_before() {
 }
 
 #[test]
+fn each_datagram_meets_the_filter_of_its_time() {
+    let mut rig = Rig::new();
+    for (connected, heard) in [(7, [7, 8]), (8, [7, 8]), (9, [8, 9])] {
+        rig.connect(connected);
+        for port in heard {
+            rig.datagram(port, b"x");
+        }
+    }
+    let shared = rig.usage.shared();
+    for port in [7, 8, 9] {
+        assert_eq!(receive::next_len(shared, 0), Some(1));
+        assert_eq!(rig.receive(1, 0).3.unwrap().port, port);
+    }
+    assert_eq!(rig.receive(1, 0).0, AGAIN);
+    // What is dropped makes nothing readable.
+    rig.datagram(7, b"x");
+    assert_eq!(crate::ready::rings(rig.usage.shared()), 0);
+}
+
+#[test]
+fn what_the_rings_hold_is_given_back() {
+    let mut rig = Rig::new();
+    rig.connect(7);
+    for port in [7, 8, 7] {
+        rig.datagram(port, &[b'a' + u8::try_from(port).unwrap()]);
+    }
+    send::give_back(rig.usage.shared());
+    let item = rig.tx.peek().unwrap().unwrap();
+    assert_eq!((item.record.kind, item.payload.len()), (kind::LEAVE, 0));
+    item.consume();
+    for _ in 0..2 {
+        let item = rig.tx.peek().unwrap().unwrap();
+        let record = item.record;
+        assert_eq!((record.kind, record.flags), (kind::DATAGRAM, flags::GIVE_BACK));
+        assert_eq!((record.local, record.remote, record.remote_port), (mapped(LOCAL), mapped(PEER), 7));
+        assert_eq!(item.payload.to_vec(), b"h");
+        item.consume();
+    }
+    assert!(rig.tx.is_empty());
+    assert_eq!(rig.receive(1, 0).0, AGAIN);
+}
+
+#[test]
 fn control_messages_are_those_asked_for() {
     let mut rig = Rig::new();
     rig.want(wants::TTL | wants::TOS | wants::PKTINFO | wants::STAMPNS);
