@@ -13,6 +13,7 @@
 
 #include <linux/types.h>
 #include "counters.h"
+#include "tags.h"
 
 /* Bits of afnet_address.flags. */
 #define AFNET_TENTATIVE 1 /* being probed: answer nothing, deliver nothing */

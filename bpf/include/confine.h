@@ -8,6 +8,7 @@
 
 #include <linux/types.h>
 #include "counters.h"
+#include "tags.h"
 
 /* An address of either family; IPv4 as ::ffff:a.b.c.d. */
 struct afnet_ip {
@@ -123,15 +124,6 @@ struct afnet_fast_group {
 	__u32 ifindex;
 	struct afnet_ip addr;
 };
-
-/*
- * Destination MAC addresses of frames to groups and broadcast on their way to sockets, the first 16
- * bits. (Multicast addresses, locally administered: nobody else's.) 03:af and an ifindex: in the
- * host link, by a worker for that device, or to one from it. 07:af, AFNET_COPY_* and a slot, 16
- * bits each: for the compartments from this slot on.
- */
-#define AFNET_MAC_WORKER 943
-#define AFNET_MAC_COPY	 1967
 
 /* What stands behind AFNET_MAC_COPY. */
 #define AFNET_COPY_REPLICATED 1 /* sockets in `replicated` have had it */

@@ -45,6 +45,9 @@ int afnet_demux(struct xdp_md *xdp)
 	group = eth->h_dest[0] & 1;
 	if (!group && mac_number(eth->h_dest) != device_mac)
 		return pass(AFNET_PASS_OTHER_MAC);
+	/* On its way to sockets already: in generic mode such frames come by here as well. */
+	if (group && *(__be16 *)eth->h_dest == bpf_htons(AFNET_MAC_COPY))
+		return pass(AFNET_PASS_MULTICAST);
 
 	f.ethertype = eth->h_proto;
 	if (is_tag(f.ethertype)) {

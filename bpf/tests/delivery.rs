@@ -273,3 +273,16 @@ fn a_group_without_socket_is_passed() {
     bench.demux.sockets().unwrap().clear(0, 0).unwrap();
     bench.expect_pass("no socket", &datagram("224.0.0.251", 5353), Counter::PassMulticast);
 }
+
+/// Copies that are on their way to sockets (include/tags.h) come by again where the program runs in generic mode.
+#[test]
+fn copies_for_sockets_are_passed() {
+    let bench = Bench::new(false);
+    for to in ["224.0.0.251", "ff02::fb"] {
+        bench.demux.insert_group(UNTAGGED, addr(to)).unwrap();
+        let mut frame = datagram(to, 5353);
+        redirected(&bench, to, &frame, Counter::RedirectGroup);
+        frame[..6].copy_from_slice(&[0x07, 0xaf, 0, 0, 0, 1]);
+        bench.expect_pass(to, &frame, Counter::PassMulticast);
+    }
+}
