@@ -89,7 +89,10 @@ static __always_inline int hear_many(const struct __sk_buff *skb, const struct e
 {
 	__u32 sender = owner_of(&ends->from), ifindex = skb->ifindex;
 
-	if (ifindex == LO_IFINDEX ? is_loopback(&ends->from) : !is_at_device(slot, ifindex, 0)) {
+	/* An endpoint's comes by the host link (from_worker()). */
+	if (ifindex == LO_IFINDEX		? is_loopback(&ends->from)
+	    : host_link && ifindex == host_link ? !sender
+						: !is_at_device(slot, ifindex, 0)) {
 		refused(slot, AFNET_DROP_INGRESS);
 		return 0;
 	}
