@@ -3,12 +3,13 @@
 
 use std::{
     env, fs,
-    net::{IpAddr, Ipv6Addr, SocketAddr},
-    path::Path,
+    net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket},
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
+use afnet_tests::wait::PATIENCE;
 use quinn::{
     ClientConfig, Endpoint, ServerConfig,
     rustls::{
@@ -23,14 +24,28 @@ const SIZE: usize = 4 << 20;
 /// For the handshake: a server that is not there does not answer, and the client is started anew.
 const HANDSHAKE: Duration = Duration::from_secs(3);
 
+/// The program; as a test it is both ends at once, over the loopback.
 #[test]
-#[ignore = "the program, not a test"]
 fn program() {
-    let what = env::var("QUIC").expect("QUIC says what to do");
-    let words: Vec<&str> = what.split(' ').collect();
+    let what = env::var("QUIC").unwrap_or_default();
+    let words: Vec<&str> = what.split_whitespace().collect();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     match words[..] {
-        ["serve", port, dir] => runtime.block_on(serve(port.parse().expect("a port"), Path::new(dir))),
+        [] => {
+            let dir = tempfile::tempdir().expect("make a directory");
+            let free = UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).expect("bind");
+            let server = free.local_addr().expect("an address");
+            drop(free);
+            let both = async {
+                tokio::spawn(serve(server.port(), dir.path().to_owned()));
+                while !dir.path().join("certificate").exists() {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                ask(server, dir.path()).await;
+            };
+            runtime.block_on(async { timeout(PATIENCE, both).await.expect("both ends") });
+        }
+        ["serve", port, dir] => runtime.block_on(serve(port.parse().expect("a port"), dir.into())),
         ["ask", ip, port, dir] => {
             let ip: IpAddr = ip.parse().expect("an address");
             let server = SocketAddr::from((ip, port.parse().expect("a port")));
@@ -40,7 +55,7 @@ fn program() {
     }
 }
 
-async fn serve(port: u16, dir: &Path) {
+async fn serve(port: u16, dir: PathBuf) {
     let own = rcgen::generate_simple_self_signed(vec!["quic.test".into()]).expect("a certificate");
     let key = PrivatePkcs8KeyDer::from(own.signing_key.serialize_der());
     let certificate = CertificateDer::from(own.cert);

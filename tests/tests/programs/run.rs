@@ -69,7 +69,7 @@ impl Default for Row {
 /// Starts the program of `quic.rs`; what it is to do goes before.
 pub fn quic() -> String {
     let program = env::current_exe().expect("path of this program");
-    format!("{} --exact quic::program --ignored --nocapture", program.display())
+    format!("{} --exact quic::program --nocapture", program.display())
 }
 
 /// The words of a command line.
