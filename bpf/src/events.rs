@@ -3,7 +3,10 @@
 use std::{
     net::{IpAddr, Ipv6Addr},
     os::fd::{AsFd, BorrowedFd},
-    sync::mpsc,
+    sync::{
+        atomic::{Ordering, fence},
+        mpsc,
+    },
 };
 
 use afnet_abi::vlan::Vlan;
@@ -131,10 +134,20 @@ impl<T: 'static> Ring<T> {
     /// Hands the events that have arrived to `each`, at most [`BURST`]. Never waits. `true`: there may be more, of which
     /// no readiness event tells; under a flood there always are.
     pub fn drain(&mut self, mut each: impl FnMut(T)) -> Result<bool, Error> {
-        let count = self.ring.consume_raw_n(BURST);
-        let count = usize::try_from(count).map_err(|_| Error::answer("read the event ring", count))?;
-        self.parsed.try_iter().for_each(&mut each);
-        Ok(count >= BURST)
+        let mut total = 0;
+        loop {
+            let count = self.ring.consume_raw_n(BURST);
+            let count = usize::try_from(count).map_err(|_| Error::answer("read the event ring", count))?;
+            self.parsed.try_iter().for_each(&mut each);
+            total += count;
+            if count == 0 || total >= BURST {
+                return Ok(total >= BURST);
+            }
+            // The program calls us only if it sees that we have read all before its record (bpf_ringbuf_commit()). So
+            // where we are must be seen before the last look: else both wait for each other, until the ring is full and
+            // for ever after.
+            fence(Ordering::SeqCst);
+        }
     }
 }
 

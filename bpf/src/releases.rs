@@ -8,7 +8,10 @@
 
 use std::{
     os::fd::{AsFd, BorrowedFd},
-    sync::mpsc,
+    sync::{
+        atomic::{Ordering, fence},
+        mpsc,
+    },
 };
 
 use libbpf_rs::{MapHandle, RingBuffer, RingBufferBuilder};
@@ -68,7 +71,14 @@ impl Releases {
 
     /// Hands the cookie of every socket that was released to `each`. Never waits.
     pub fn drain(&mut self, mut each: impl FnMut(u64)) -> Result<(), Error> {
-        self.ring.consume().map_err(Error::bpf("read the ring of releases"))?;
+        loop {
+            match self.ring.consume_raw() {
+                0 => break,
+                // See Ring::drain() in events.rs.
+                1.. => fence(Ordering::SeqCst),
+                error => return Err(Error::answer("read the ring of releases", error)),
+            }
+        }
         self.cookies.try_iter().for_each(&mut each);
         Ok(())
     }
