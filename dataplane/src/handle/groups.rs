@@ -15,7 +15,8 @@ impl Dataplane {
     /// `udp` endpoint hears the ports that it has claimed on all addresses, or on the group. The kernel gets nothing of a
     /// new group; see [`Dataplane::set_group_kernel`].
     ///
-    /// The XDP program must be told of groups by the caller: after the first endpoint has joined, before the last leaves.
+    /// The XDP program must be told of groups by the caller, once the first endpoint has joined, and once the last has left;
+    /// what it redirects in between goes on to the kernel.
     ///
     /// # Errors
     /// [`Error::Unknown`] endpoint, [`Error::Io`] and [`Error::SocketMap`] if the kernel refuses the sockets,
