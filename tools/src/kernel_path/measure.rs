@@ -14,8 +14,9 @@
 //! | dns | dnsperf on unbound | queries per second |
 //! | memcached-udp | own client, 64 requests on their way | a server on libevent |
 //! | iperf-udp | iperf3 -u as fast as it can, 64 bytes | datagrams received |
+//! | quic-in, quic-out | quinn's client and server, one stream | segments, their bundles, and encryption |
 
-use std::time::Duration;
+use std::{env, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -37,6 +38,8 @@ pub const SOCKPERF_TCP: u16 = 11_112;
 pub const DNS: u16 = 53;
 /// memcached, TCP and UDP.
 pub const MEMCACHED: u16 = 11_211;
+/// quinn.
+pub const QUIC: u16 = 4433;
 
 /// Connections that wrk keeps going.
 const CONNECTIONS: &str = "32";
@@ -74,6 +77,10 @@ pub enum Measure {
     MemcachedUdp,
     /// iperf3's datagrams.
     IperfUdp,
+    /// One QUIC stream to the server.
+    QuicIn,
+    /// One QUIC stream from the server.
+    QuicOut,
 }
 
 impl Measure {
@@ -93,12 +100,14 @@ impl Measure {
     ];
 
     /// Those of UDP servers under the socket shim.
-    pub const UDP: [Self; 8] = [
+    pub const UDP: [Self; 10] = [
         Self::Dns,
         Self::MemcachedUdp,
         Self::UdpEcho,
         Self::UdpPackets,
         Self::IperfUdp,
+        Self::QuicIn,
+        Self::QuicOut,
         Self::UdpRoundTrip,
         Self::SockperfUdp,
         Self::SockperfSlow,
@@ -122,6 +131,8 @@ impl Measure {
             Self::Dns => "dns",
             Self::MemcachedUdp => "memcached-udp",
             Self::IperfUdp => "iperf-udp",
+            Self::QuicIn => "quic-in",
+            Self::QuicOut => "quic-out",
         }
     }
 
@@ -133,7 +144,7 @@ impl Measure {
             | Self::SockperfUdp
             | Self::SockperfTcp
             | Self::SockperfSlow => "us",
-            Self::BulkIn | Self::BulkOut => "Gbit/s",
+            Self::BulkIn | Self::BulkOut | Self::QuicIn | Self::QuicOut => "Gbit/s",
             _ => "1000/s",
         }
     }
@@ -153,6 +164,9 @@ impl Measure {
             Self::MemcachedUdp => &["memcached"],
             _ => &[],
         };
+        if matches!(self, Self::QuicIn | Self::QuicOut) && !quic_program().ok()?.exists() {
+            return Some("examples/quic of afnet-tests is not built (tools/bench does)".into());
+        }
         let missing = programs.iter().find(|program| !installed(program))?;
         Some(format!("{missing} is not installed (tools/setup --bench)"))
     }
@@ -180,6 +194,8 @@ impl Measure {
             Self::Dns => dnsperf(site, time),
             Self::MemcachedUdp => site.as_client(|server, _| Ok(client::memcached(server, time)? / 1e3)),
             Self::IperfUdp => iperf_udp(site, time),
+            Self::QuicIn => quic(site, time, "send"),
+            Self::QuicOut => quic(site, time, "fetch"),
         }
     }
 }
@@ -229,7 +245,7 @@ fn sockperf(site: &Site<'_>, time: Duration, port: u16, arguments: &[&str], perc
 
 /// Answers per second, in thousands.
 fn dnsperf(site: &Site<'_>, time: Duration) -> Result<f64> {
-    let queries = site.file("queries").context("queries")?;
+    let queries = site.directory().context("queries")?.join("queries");
     let mut command = site.client("dnsperf");
     command.args(["-s", &site.server.to_string(), "-p", &DNS.to_string(), "-d"]).arg(queries);
     command.args(["-l", &whole_seconds(time), "-c", "4", "-T", "1", "-q", "100", "-t", "2"]);
@@ -243,6 +259,20 @@ fn iperf_udp(site: &Site<'_>, time: Duration) -> Result<f64> {
     command.args(["-J", "-u", "-b", "0", "-l", "64", "-p", &IPERF.to_string(), "-t", &whole_seconds(time)]);
     command.args(["-c", &site.server.to_string()]);
     iperf_datagrams(&finish(&mut command)?)
+}
+
+/// What went over one stream, in Gbit/s.
+fn quic(site: &Site<'_>, time: Duration, what: &str) -> Result<f64> {
+    let directory = site.directory().context("the server's certificate")?;
+    let mut command = site.client(&quic_program()?.display().to_string());
+    command.args([what, &site.server.to_string(), &QUIC.to_string()]).arg(directory);
+    let text = finish(command.arg(time.as_secs_f64().to_string()))?;
+    number_after(&text, "bits per second:").map(|rate| rate / 1e9)
+}
+
+/// The example of `afnet-tests`, built beside this program.
+pub fn quic_program() -> Result<PathBuf> {
+    Ok(env::current_exe().context("path of this program")?.with_file_name("examples").join("quic"))
 }
 
 fn iperf_datagrams(text: &str) -> Result<f64> {

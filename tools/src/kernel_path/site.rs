@@ -37,7 +37,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::{
     crowd,
-    measure::{DNS, HTTP, IPERF, MEMCACHED, SOCKPERF_TCP, SOCKPERF_UDP},
+    measure::{DNS, HTTP, IPERF, MEMCACHED, QUIC, SOCKPERF_TCP, SOCKPERF_UDP, quic_program},
 };
 use crate::sink::{LOAD_CPU, SINK_CPU, Sink};
 
@@ -209,6 +209,15 @@ impl<'a> Site<'a> {
             }
             self.programs.push(process);
         }
+        let quic = quic_program()?;
+        if udp && quic.exists() {
+            let directory = self.directory().context("a directory")?.to_owned();
+            let process =
+                Process::spawn(self.command(quic).args(["serve", &QUIC.to_string()]).arg(&directory));
+            let up = wait::within(wait::PATIENCE, || directory.join("certificate").exists().then_some(()));
+            ensure!(up.is_some(), "quinn's server does not serve: {}", process.output());
+            self.programs.push(process);
+        }
         Ok(())
     }
 
@@ -234,9 +243,9 @@ impl<'a> Site<'a> {
         command
     }
 
-    /// One of the servers' files.
-    pub fn file(&self, name: &str) -> Option<PathBuf> {
-        self.files.as_ref().map(|files| files.0.join(name))
+    /// Where the servers' files are.
+    pub fn directory(&self) -> Option<&Path> {
+        self.files.as_ref().map(|files| &*files.0)
     }
 
     /// Runs `body` as the client, with the counter of datagrams.
