@@ -27,7 +27,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use crate::{
     address::{self, Ip, Name, is_group, is_loopback, is_unspecified, is_v4, v4},
     log::{COUNTS, say, unavailable},
-    options, real, send, settings,
+    options, process, real, send, settings,
     settings::Level,
     shared::{Names, Shared, state},
     socket::Use,
@@ -140,6 +140,9 @@ fn unsuitable(fd: i32, local: &Name, peer: Option<&Name>) -> Option<String> {
     }
     if peer.is_some_and(|p| is_group(&p.ip)) {
         return Some("connected to a multicast or broadcast address".to_owned());
+    }
+    if process::io_uring() {
+        return Some("the process has an io_uring".to_owned());
     }
     options::obstacle(fd).map(|name| format!("it uses {name}"))
 }

@@ -5,11 +5,19 @@
 //! | fork | parent and child share rings and positions; each datagram goes to one of them |
 //! | vfork, posix_spawn | the child runs in the parent's memory: its closes are its own, the table stays |
 //! | exec with a socket that is not close-on-exec | back with the kernel first, and what its rings hold, too: the next program knows of none |
+//! | an io_uring is made by the C library's syscall() | all sockets go back to the kernel, and none joins |
 //! | the last process ends, however | its connection closes, and afnetd drops the claims |
 
-use std::{cell::Cell, ffi::c_int};
+use std::{
+    cell::Cell,
+    ffi::c_int,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use crate::{attach, log, real, shared::state, socket, sys::Inside, table, watch};
+
+/// This process, or one that it comes from, has made an io_uring.
+static IO_URING: AtomicBool = AtomicBool::new(false);
 
 /// When the library is loaded.
 extern "C" fn start() {
@@ -89,6 +97,25 @@ pub(crate) fn exec_failed() {
     if !table::borrowed() {
         table::each(|socket| socket.shared().joins());
     }
+}
+
+/// What an io_uring does to sockets nobody sees but the kernel: all of them stay there from now on.
+#[cold]
+pub(crate) fn has_io_uring() {
+    let Some(_inside) = Inside::enter() else { return };
+    IO_URING.store(true, Ordering::Relaxed);
+    for fd in 0..table::high() {
+        if let Some(socket) = table::get(fd)
+            && matches!(socket.shared().state(), state::FAST | state::LOST)
+        {
+            attach::hand_on(fd, &socket, "the process has an io_uring");
+        }
+    }
+}
+
+/// Whether it has one.
+pub(crate) fn io_uring() -> bool {
+    IO_URING.load(Ordering::Relaxed)
 }
 
 fn inherited(fd: c_int) -> bool {

@@ -4,9 +4,11 @@
  */
 #include "calls.h"
 
+#include <linux/io_uring.h>
 #include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 
 static int fd;
 static struct address peer;
@@ -179,6 +181,54 @@ static void descriptors_files(void)
 	take("still", fd);
 }
 
+static void *map_ring(int ring, size_t size, uint64_t what)
+{
+	void *at = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, ring, what);
+
+	if (at == MAP_FAILED)
+		fatal("map an io_uring");
+	return at;
+}
+
+/* What nobody but the kernel sees: the socket is received from by an io_uring. */
+static void descriptors_io_uring(void)
+{
+	struct io_uring_params params = {0};
+	char data[64];
+	int ring;
+
+	start();
+	hear("before");
+	take("before", fd);
+	ring = syscall(SYS_io_uring_setup, 1, &params);
+	if (ring < 0) {
+		/* Forbidden here (kernel.io_uring_disabled). */
+		TRY("setup", ring);
+		return;
+	}
+	char *sent = map_ring(ring, params.sq_off.array + params.sq_entries * sizeof(uint32_t),
+			      IORING_OFF_SQ_RING);
+	char *done = map_ring(
+		ring, params.cq_off.cqes + params.cq_entries * sizeof(struct io_uring_cqe),
+		IORING_OFF_CQ_RING);
+	struct io_uring_sqe *sqe =
+		map_ring(ring, params.sq_entries * sizeof(*sqe), IORING_OFF_SQES);
+	uint32_t *array = (uint32_t *)(sent + params.sq_off.array);
+	uint32_t *tail = (uint32_t *)(sent + params.sq_off.tail);
+	struct io_uring_cqe *cqe = (struct io_uring_cqe *)(done + params.cq_off.cqes);
+
+	hear("by the ring");
+	*sqe = (struct io_uring_sqe){
+		.opcode = IORING_OP_RECV, .fd = fd, .addr = (uintptr_t)data, .len = sizeof(data)};
+	array[0] = 0;
+	__atomic_store_n(tail, *tail + 1, __ATOMIC_RELEASE);
+	TRY("enter", syscall(SYS_io_uring_enter, ring, 1, 1, IORING_ENTER_GETEVENTS, NULL, 0));
+	out("%d %.*s", cqe->res, cqe->res > 0 ? cqe->res : 0, data);
+	close(ring);
+	hear("after");
+	take("after", fd);
+}
+
 const struct test descriptor_cases[] = {
 	{"descriptors-copies", "46", SETUP, descriptors_copies},
 	{"descriptors-replaced", "46", FAST, descriptors_replaced},
@@ -186,5 +236,6 @@ const struct test descriptor_cases[] = {
 	{"descriptors-looked-at", "46", FAST, descriptors_looked_at},
 	{"descriptors-lowest", "46", FAST, descriptors_lowest},
 	{"descriptors-files", "46", SETUP, descriptors_files},
+	{"descriptors-io-uring", "46", SETUP, descriptors_io_uring},
 	{0},
 };

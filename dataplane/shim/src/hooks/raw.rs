@@ -1,4 +1,5 @@
-//! syscall(): the calls of the other hooks by their numbers. System calls without the C library pass by unseen.
+//! syscall(): the calls of the other hooks by their numbers. System calls without the C library pass by unseen; of an
+//! io_uring that is made here only that it is there.
 
 use core::{
     ffi::{c_int, c_long},
@@ -6,7 +7,7 @@ use core::{
 };
 
 use super::{data, life, processes, readiness};
-use crate::real;
+use crate::{process, real};
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "as the kernel takes them")]
 const fn int(argument: usize) -> c_int {
@@ -62,6 +63,13 @@ unsafe extern "C-unwind" fn syscall(
             }
             libc::SYS_ppoll if d == 0 => {
                 readiness::ppoll(at_mut(a), b as libc::nfds_t, at(c), core::ptr::null()).into()
+            }
+            libc::SYS_io_uring_setup => {
+                let ring = real::syscall(number, a, b, c, d, e, f);
+                if ring >= 0 {
+                    process::has_io_uring();
+                }
+                ring
             }
             libc::SYS_execve => processes::execve(at(a), at(b), at(c)).into(),
             #[cfg(target_arch = "x86_64")]
