@@ -51,22 +51,22 @@ pub fn start(bed: &Bed, first: Ipv4Addr, compartments: u32) -> Result<Afnetd<'_>
     Ok(daemon)
 }
 
-/// Starts the tenant process.
+/// Starts the tenant process, with all endpoints in `group` if there is one.
 ///
 /// # Errors
 /// If it does not start.
-pub fn sink(daemon: &Afnetd<'_>, compartments: u32) -> Result<Sink> {
+pub fn sink(daemon: &Afnetd<'_>, compartments: u32, group: Option<Ipv4Addr>) -> Result<Sink> {
     let mut command = daemon.netns().command(env::current_exe()?);
     command.args(["sink", "afnet", daemon.instance(), &compartments.to_string()]);
-    Sink::spawn(&mut command)
+    Sink::spawn(command.args(group.map(|group| group.to_string())))
 }
 
 /// The tenant process: counts what arrives at all endpoints, round robin. When a round finds nothing it lets the
 /// worker, which shares the CPU, run.
 ///
 /// # Errors
-/// If it cannot attach or claim, or the daemon goes.
-pub fn receive(instance: &str, compartments: u32) -> Result<()> {
+/// If it cannot attach, claim or join, or the daemon goes.
+pub fn receive(instance: &str, compartments: u32, group: Option<Ipv4Addr>) -> Result<()> {
     let attach = |i| {
         let options = AttachOptions {
             instance: Some(instance.into()),
@@ -78,6 +78,9 @@ pub fn receive(instance: &str, compartments: u32) -> Result<()> {
         };
         let mut endpoint = Endpoint::attach(&options).with_context(|| format!("attach to c{i}"))?;
         endpoint.claim(PORT).with_context(|| format!("claim port {PORT} of c{i}"))?;
+        if let Some(group) = group {
+            endpoint.join(group.into()).with_context(|| format!("join {group} in c{i}"))?;
+        }
         Ok(endpoint)
     };
     let mut endpoints = (0..compartments).map(attach).collect::<Result<Vec<_>>>()?;

@@ -11,14 +11,18 @@
 //! | [`subject`] | what is measured, and how it is set up |
 //! | [`afnet`], [`dpdk`] | the two subjects on AF_XDP |
 //! | [`cost`] | time and memory of adding a compartment |
+//! | [`groups`] | one stream for many members |
 //! | [`kernel_path`] | servers in and beside compartments, by connections, requests, latency and throughput |
 //! | [`batch`] | many datagrams in one system call |
-//! | [`report`] | medians, ratios, table and JSON |
+//! | [`figures`] | rounds, medians, ratios |
+//! | [`report`] | table and JSON |
 
 pub mod afnet;
 pub mod batch;
 pub mod cost;
 pub mod dpdk;
+pub mod figures;
+pub mod groups;
 pub mod kernel_path;
 pub mod live;
 pub mod pattern;

@@ -363,8 +363,8 @@ fn anchor(spread: &OwnedFd) -> io::Result<(File, OwnedFd)> {
     thread::scope(|scope| scope.spawn(body).join()).unwrap_or_else(|_| Err(io::Error::other("a thread died")))
 }
 
-/// Some source in the destination's /16.
+/// Some source in the destination's /16; of a group, in that of 10.
 fn packet_source(destination: Ipv4Addr) -> Ipv4Addr {
     let [a, b, ..] = destination.octets();
-    Ipv4Addr::new(a, b, 255, 1)
+    Ipv4Addr::new(if destination.is_multicast() { 10 } else { a }, b, 255, 1)
 }

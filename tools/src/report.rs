@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::{cost::Cost, kernel_path::Findings, subject::Sample};
+use crate::{cost::Cost, figures::Findings, subject::Sample};
 
 /// Everything that a run of the bench found.
 #[derive(Debug, Default, Serialize)]
@@ -17,9 +17,9 @@ pub struct Report {
     pub ratios: Vec<Ratio>,
     /// What adding a compartment costs.
     pub costs: Vec<Cost>,
-    /// The kernel path beside its peers.
+    /// What was measured side by side in rounds.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub kernel_path: Option<Findings>,
+    pub findings: Option<Findings>,
     /// Subjects that could not be measured, and why.
     pub missing: BTreeMap<String, String>,
 }
@@ -144,7 +144,7 @@ impl Report {
         for Cost { way, number, milliseconds, kibibytes } in &self.costs {
             println!("{way:<24}{number:>8}{milliseconds:>14.3}{kibibytes:>14.1}");
         }
-        self.kernel_path.iter().for_each(Findings::print);
+        self.findings.iter().for_each(Findings::print);
         for (subject, why) in &self.missing {
             println!("\nnot measured: {subject}: {why}");
         }

@@ -95,7 +95,7 @@ impl Subject {
             Self::Afnet(compartments) => {
                 addresses = compartments;
                 (daemon, container) = (Some(afnet::start(&bed, RECEIVER, compartments)?), None);
-                afnet::sink(daemon.as_ref().context("a daemon")?, compartments)?
+                afnet::sink(daemon.as_ref().context("a daemon")?, compartments, None)?
             }
             Self::Dpdk => {
                 (daemon, container) = (None, None);

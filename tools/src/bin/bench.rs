@@ -1,9 +1,11 @@
 //! `tools/bench`: delivered packets per second of afnet and its peers, and what a compartment costs.
 
-use std::time::Duration;
+use std::{net::Ipv4Addr, time::Duration};
 
 use afnet_tools::{
-    afnet, cost, kernel_path,
+    afnet, cost,
+    figures::Findings,
+    groups, kernel_path,
     report::{Machine, Rate, Report},
     sink,
     subject::{Sample, Subject},
@@ -59,6 +61,13 @@ enum Role {
     /// UDP servers under the socket shim beside the same on the kernel path, on the host and in a namespace: queries,
     /// datagrams, round trips, and what each costs
     Shim,
+    /// One stream for many members of a multicast group, beside namespaces behind a bridge: copies per second, and CPU
+    /// time of each
+    Groups {
+        /// Members
+        #[arg(long, value_delimiter = ',', default_value = "1,16,256")]
+        members: Vec<u32>,
+    },
     /// The server of the kernel path (started by the bench itself)
     #[command(hide = true)]
     Serve,
@@ -75,15 +84,20 @@ enum Receiver {
     /// A kernel UDP socket
     Kernel { port: u16 },
     /// Endpoints of afnet, one for each compartment
-    Afnet { instance: String, compartments: u32 },
+    Afnet { instance: String, compartments: u32, group: Option<Ipv4Addr> },
+    /// Kernel UDP sockets in a group, one in each namespace
+    Members { port: u16, group: Ipv4Addr, namespaces: Vec<String> },
 }
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     match arguments.command {
         Some(Role::Sink(Receiver::Kernel { port })) => sink::kernel(port),
-        Some(Role::Sink(Receiver::Afnet { instance, compartments })) => {
-            afnet::receive(&instance, compartments)
+        Some(Role::Sink(Receiver::Afnet { instance, compartments, group })) => {
+            afnet::receive(&instance, compartments, group)
+        }
+        Some(Role::Sink(Receiver::Members { port, group, namespaces })) => {
+            groups::receive(port, group, &namespaces)
         }
         Some(Role::Rate) => {
             let samples = Subject::Afnet(1).measure(&[64], Duration::from_secs(1))?;
@@ -95,16 +109,12 @@ fn main() -> Result<()> {
             );
             Ok(())
         }
-        Some(Role::KernelPath) => {
-            let mut report = Report { machine: Machine::here(), ..Default::default() };
-            report.kernel_path = Some(kernel_path::run(&arguments.kernel_path())?);
-            show(&arguments, &report)
-        }
-        Some(Role::Shim) => {
-            let mut report = Report { machine: Machine::here(), ..Default::default() };
-            let options = kernel_path::Options { shim: true, crowds: Vec::new(), ..arguments.kernel_path() };
-            report.kernel_path = Some(kernel_path::run(&options)?);
-            show(&arguments, &report)
+        Some(Role::KernelPath) => found(&arguments, |a| kernel_path::run(&a.kernel_path())),
+        Some(Role::Shim) => found(&arguments, |a| {
+            kernel_path::run(&kernel_path::Options { shim: true, crowds: Vec::new(), ..a.kernel_path() })
+        }),
+        Some(Role::Groups { ref members }) => {
+            found(&arguments, |a| Ok(groups::run(a.rounds, a.time(), members)))
         }
         Some(Role::Serve) => kernel_path::server::serve(),
         Some(Role::Hold) => kernel_path::crowd::hold(),
@@ -113,16 +123,26 @@ fn main() -> Result<()> {
 }
 
 impl Arguments {
+    fn time(&self) -> Duration {
+        Duration::from_secs_f64(self.seconds)
+    }
+
     fn kernel_path(&self) -> kernel_path::Options {
         kernel_path::Options {
             rounds: self.rounds,
-            time: Duration::from_secs_f64(self.seconds),
+            time: self.time(),
             only: self.only.clone(),
             measures: self.measures.clone(),
             crowds: self.crowds.iter().copied().filter(|crowd| *crowd > 0).collect(),
             shim: false,
         }
     }
+}
+
+/// One comparison by itself.
+fn found(arguments: &Arguments, run: impl FnOnce(&Arguments) -> Result<Findings>) -> Result<()> {
+    let machine = Machine::here();
+    show(arguments, &Report { machine, findings: Some(run(arguments)?), ..Default::default() })
 }
 
 fn show(arguments: &Arguments, report: &Report) -> Result<()> {
@@ -155,7 +175,7 @@ fn bench(arguments: &Arguments) -> Result<()> {
             None => chosen.push((subject, vec![Vec::new(); arguments.sizes.len()])),
         }
     }
-    let time = Duration::from_secs_f64(arguments.seconds);
+    let time = arguments.time();
     for round in 1..=arguments.rounds {
         for (subject, samples) in &mut chosen {
             eprintln!("round {round} of {}: {}", arguments.rounds, subject.name());
@@ -170,7 +190,7 @@ fn bench(arguments: &Arguments) -> Result<()> {
     }
     report.compare(&arguments.sizes, &many.name());
     if kernel_path::site::Place::ALL.iter().any(|place| wanted(place.name())) {
-        report.kernel_path = Some(kernel_path::run(&arguments.kernel_path().brief())?);
+        report.findings = Some(kernel_path::run(&arguments.kernel_path().brief())?);
     }
     if arguments.cost > 0 {
         for (name, way) in [

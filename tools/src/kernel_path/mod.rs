@@ -8,7 +8,6 @@
 //! | [`client`] | the bench's own clients |
 //! | [`measure`] | what is measured, and the third-party clients |
 //! | [`crowd`] | a thousand compartments that hold the same ports |
-//! | [`figures`] | medians and ratios |
 //! | [`cpu`] | what operations cost |
 //! | [`priority`] | before whatever else runs on the machine |
 //!
@@ -18,25 +17,23 @@
 pub mod client;
 pub mod cpu;
 pub mod crowd;
-pub mod figures;
 pub mod measure;
 pub mod priority;
 pub mod server;
 pub mod site;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use afnet_tests::bed::Bed;
 use anyhow::Result;
-use serde::Serialize;
 
 use self::{
     cpu::Busy,
-    figures::{Comparison, Figure},
     measure::Measure,
     priority::Priority,
     site::{Place, Site},
 };
+use crate::figures::{Comparison, Figure, Findings};
 
 /// What the project wants of a compartment, relative to each base; `None`: shown, not judged.
 const BASES: [(Place, Place, Option<f64>); 5] = [
@@ -98,27 +95,6 @@ impl Options {
         }
         self.time = self.time.min(Duration::from_millis(300));
         self
-    }
-}
-
-/// What was found.
-#[derive(Debug, Default, Serialize)]
-pub struct Findings {
-    /// Each measure of each place.
-    pub figures: Vec<Figure>,
-    /// The ratios.
-    pub comparisons: Vec<Comparison>,
-    /// What could not be measured, and why.
-    pub missing: BTreeMap<String, String>,
-}
-
-impl Findings {
-    /// The tables.
-    pub fn print(&self) {
-        figures::print(&self.figures, &self.comparisons);
-        for (what, why) in &self.missing {
-            println!("\nnot measured: {what}: {why}");
-        }
     }
 }
 
@@ -238,21 +214,36 @@ fn measure_all(
                     }
                     goal => *goal,
                 };
-                findings.comparisons.push(Comparison::new(measure, over, under, &pairs, goal));
+                let name = measure.name();
+                findings.comparisons.push(Comparison::new(
+                    name,
+                    measure.is_time(),
+                    (over, under),
+                    &pairs,
+                    goal,
+                ));
                 if options.shim && !measure.is_time() {
                     let pairs: Vec<_> =
                         costs[over_at].iter().copied().zip(costs[under_at].iter().copied()).collect();
-                    findings.comparisons.push(Comparison::cost(measure, over, under, &pairs));
+                    let name = cost(measure);
+                    findings.comparisons.push(Comparison::new(&name, true, (over, under), &pairs, None));
                 }
             }
         }
         let measured = sites.iter().zip(rounds).filter(|(_, rounds)| !rounds.is_empty());
-        let figures = measured.map(|((name, _), rounds)| Figure::new(measure, name.clone(), rounds));
+        let figures = measured
+            .map(|((name, _), rounds)| Figure::new(measure.name(), measure.unit(), name.clone(), rounds));
         findings.figures.extend(figures);
         if options.shim && !measure.is_time() {
             let measured = sites.iter().zip(costs).filter(|(_, costs)| !costs.is_empty());
-            let figures = measured.map(|((name, _), costs)| Figure::cost(measure, name.clone(), costs));
+            let figures =
+                measured.map(|((name, _), costs)| Figure::new(&cost(measure), "us/op", name.clone(), costs));
             findings.figures.extend(figures);
         }
     }
+}
+
+/// Of what an operation of a measure costs: time of both CPUs, the client's and the generator's included.
+fn cost(measure: Measure) -> String {
+    format!("{} cpu", measure.name())
 }
