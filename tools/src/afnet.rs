@@ -4,11 +4,13 @@
 use std::{
     env,
     net::Ipv4Addr,
+    ops::Range,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
     thread,
+    time::Duration,
 };
 
 use afnet_abi::{
@@ -24,19 +26,22 @@ use anyhow::{Context as _, Result, anyhow};
 
 use crate::{
     sink::{SINK_CPU, Sink, answer, pin},
-    subject::PORT,
+    subject::{PORT, Wake},
 };
 
 /// Records taken in one look at an endpoint: a batch of the worker.
 const BATCH: usize = 64;
 
+/// How long a tenant looks at its rings before it sleeps, in the mode that adapts: as long as the worker.
+const SPIN: Duration = Duration::from_micros(50);
+
 /// Starts a daemon with compartments `c0`, `c1` ... that own consecutive addresses.
 ///
 /// # Errors
 /// If the daemon refuses.
-pub fn start(bed: &Bed, first: Ipv4Addr, compartments: u32) -> Result<Afnetd<'_>> {
+pub fn start(bed: &Bed, first: Ipv4Addr, compartments: u32, wake: Wake) -> Result<Afnetd<'_>> {
     let cpu = SINK_CPU.to_string();
-    let daemon = Afnetd::start_with(&bed.host, &["--device", DEVICE, "--cpus", &cpu]);
+    let daemon = Afnetd::start_with(&bed.host, &["--device", DEVICE, "--cpus", &cpu, "--wake", wake.name()]);
     let mut connection = daemon.connect();
     for i in 0..compartments {
         let name = format!("c{i}");
@@ -55,10 +60,52 @@ pub fn start(bed: &Bed, first: Ipv4Addr, compartments: u32) -> Result<Afnetd<'_>
 ///
 /// # Errors
 /// If it does not start.
-pub fn sink(daemon: &Afnetd<'_>, compartments: u32, group: Option<Ipv4Addr>) -> Result<Sink> {
+pub fn sink(daemon: &Afnetd<'_>, compartments: Range<u32>, group: Option<Ipv4Addr>) -> Result<Sink> {
     let mut command = daemon.netns().command(env::current_exe()?);
-    command.args(["sink", "afnet", daemon.instance(), &compartments.to_string()]);
+    let Range { start, end } = compartments;
+    command.args(["sink", "afnet", daemon.instance(), &start.to_string(), &end.to_string()]);
     Sink::spawn(command.args(group.map(|group| group.to_string())))
+}
+
+/// Starts a tenant process that sends every datagram to a compartment back.
+///
+/// # Errors
+/// If it does not start.
+pub fn echo(daemon: &Afnetd<'_>, compartment: u32, wake: Wake) -> Result<Sink> {
+    let mut command = daemon.netns().command(env::current_exe()?);
+    command.args(["sink", "afnet-echo", daemon.instance(), &compartment.to_string(), wake.name()]);
+    Sink::spawn(&mut command)
+}
+
+/// The tenant process that answers.
+///
+/// # Errors
+/// If it cannot attach or claim, or the daemon goes.
+pub fn answer_all(instance: &str, compartment: u32, wake: Wake) -> Result<()> {
+    let options = AttachOptions {
+        instance: Some(instance.into()),
+        compartment: Some(format!("c{compartment}")),
+        populate: true,
+        spin: if wake == Wake::Adaptive { SPIN } else { Duration::ZERO },
+        ..AttachOptions::default()
+    };
+    let mut endpoint = Endpoint::attach(&options).with_context(|| format!("attach to c{compartment}"))?;
+    endpoint.claim(PORT).with_context(|| format!("claim port {PORT} of c{compartment}"))?;
+    let count = Arc::new(AtomicU64::new(0));
+    answer(Arc::clone(&count));
+    pin(SINK_CPU)?;
+    loop {
+        if wake != Wake::Busy {
+            endpoint.wait(None)?;
+        }
+        // Without room an answer is lost, as datagrams are.
+        let received = endpoint.recv_batch(BATCH, |sender, datagram| drop(sender.reply(datagram)))?;
+        // One writer: a plain addition is enough.
+        count.store(count.load(Ordering::Relaxed) + received as u64, Ordering::Relaxed);
+        if received == 0 {
+            thread::yield_now();
+        }
+    }
 }
 
 /// The tenant process: counts what arrives at all endpoints, round robin. When a round finds nothing it lets the
@@ -66,13 +113,13 @@ pub fn sink(daemon: &Afnetd<'_>, compartments: u32, group: Option<Ipv4Addr>) -> 
 ///
 /// # Errors
 /// If it cannot attach, claim or join, or the daemon goes.
-pub fn receive(instance: &str, compartments: u32, group: Option<Ipv4Addr>) -> Result<()> {
+pub fn receive(instance: &str, compartments: Range<u32>, group: Option<Ipv4Addr>) -> Result<()> {
     let attach = |i| {
         let options = AttachOptions {
             instance: Some(instance.into()),
             compartment: Some(format!("c{i}")),
             // Many large rings would measure the caches; and none of them pays for its first use while measured.
-            rx_len: (compartments > 1).then_some(MIN_RING_LEN as u64),
+            rx_len: (compartments.len() > 1).then_some(MIN_RING_LEN as u64),
             populate: true,
             ..AttachOptions::default()
         };
@@ -83,7 +130,7 @@ pub fn receive(instance: &str, compartments: u32, group: Option<Ipv4Addr>) -> Re
         }
         Ok(endpoint)
     };
-    let mut endpoints = (0..compartments).map(attach).collect::<Result<Vec<_>>>()?;
+    let mut endpoints = compartments.clone().map(attach).collect::<Result<Vec<_>>>()?;
     let count = Arc::new(AtomicU64::new(0));
     answer(Arc::clone(&count));
     pin(SINK_CPU)?;

@@ -26,19 +26,17 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use crate::{
     afnet,
     batch::Batch,
+    cpu::Busy,
     figures::{Column, Findings, Wanted},
-    kernel_path::cpu::Busy,
     live::{Generator, Template, Verdict},
     sink::{LOAD_CPU, SINK_CPU, Sink, answer, pin},
-    subject::PORT,
+    subject::{FIRST, PORT, Wake},
 };
 
 /// The group.
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 77, 0, 1);
 /// Its MAC address (RFC 1112 6.4).
 const MAC: [u8; 6] = [0x01, 0x00, 0x5e, 77, 0, 1];
-/// The first member's own address.
-const FIRST: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 /// Bytes of each frame.
 const SIZE: usize = 64;
 /// Before the measurement.
@@ -75,8 +73,8 @@ impl Way {
         let (daemon, containers): (Option<Afnetd<'_>>, Vec<Netns>);
         let mut sink = match self {
             Self::Afnet => {
-                daemon = Some(afnet::start(&bed, FIRST, members)?);
-                afnet::sink(daemon.as_ref().context("a daemon")?, members, Some(GROUP))?
+                daemon = Some(afnet::start(&bed, FIRST, members, Wake::Adaptive)?);
+                afnet::sink(daemon.as_ref().context("a daemon")?, 0..members, Some(GROUP))?
             }
             Self::Bridge => {
                 (daemon, containers) = (None, bridged(&bed, members)?);

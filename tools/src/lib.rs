@@ -11,23 +11,33 @@
 //! | [`subject`] | what is measured, and how it is set up |
 //! | [`afnet`], [`dpdk`] | the two subjects on AF_XDP |
 //! | [`cost`] | time and memory of adding a compartment |
+//! | [`echo`], [`latency`], [`overload`] | answers: how many, how soon, and under a flood to somebody else |
+//! | [`local`], [`ring`] | between compartments; between processes, by memory alone |
 //! | [`groups`] | one stream for many members |
 //! | [`kernel_path`] | servers in and beside compartments, by connections, requests, latency and throughput |
 //! | [`batch`] | many datagrams in one system call |
+//! | [`cpu`], [`priority`] | what operations cost; before whatever else runs on the machine |
 //! | [`figures`] | rounds, medians, ratios |
 //! | [`report`] | table and JSON |
 
 pub mod afnet;
 pub mod batch;
 pub mod cost;
+pub mod cpu;
 pub mod dpdk;
+pub mod echo;
 pub mod figures;
 pub mod groups;
 pub mod kernel_path;
+pub mod latency;
 pub mod live;
+pub mod local;
+pub mod overload;
 pub mod pattern;
 pub mod pktgen;
+pub mod priority;
 pub mod report;
+pub mod ring;
 pub mod sink;
 pub mod stamp;
 pub mod subject;

@@ -113,6 +113,9 @@ pub enum Verdict {
     Pass,
 }
 
+/// Where the bench's frames come from.
+pub const SOURCE: Ipv4Addr = Ipv4Addr::new(10, 77, 255, 1);
+
 /// What the bench's frames look like: UDP over IPv4, untagged.
 #[derive(Clone, Copy, Debug)]
 pub struct Template {
@@ -143,7 +146,7 @@ impl Template {
         }
         let payload =
             size.checked_sub(Self::HEADERS).ok_or(pattern::Error::Short { size, needed: Self::HEADERS })?;
-        let source = (packet_source(destination), 7);
+        let source = (SOURCE, 7);
         let frame = packet::udp(macs, source.into(), (destination, port).into(), &vec![0; payload]);
         let field = Field {
             at: 30,
@@ -361,10 +364,4 @@ fn anchor(spread: &OwnedFd) -> io::Result<(File, OwnedFd)> {
         Ok((namespace, xdp::attach(spread.as_fd(), LOOPBACK, Attach::Any)?))
     };
     thread::scope(|scope| scope.spawn(body).join()).unwrap_or_else(|_| Err(io::Error::other("a thread died")))
-}
-
-/// Some source in the destination's /16; of a group, in that of 10.
-fn packet_source(destination: Ipv4Addr) -> Ipv4Addr {
-    let [a, b, ..] = destination.octets();
-    Ipv4Addr::new(if destination.is_multicast() { 10 } else { a }, b, 255, 1)
 }

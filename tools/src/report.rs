@@ -95,7 +95,7 @@ impl Report {
     pub fn compare(&mut self, sizes: &[usize], many: &str) {
         for &size in sizes {
             for (over, under, goal) in
-                [("afnet", "dpdk-rxonly", 1.0), ("afnet", "netns+bridge", 6.0), (many, "afnet", 0.85)]
+                [("afnet", "dpdk", 1.0), ("afnet", "netns+bridge", 6.0), (many, "afnet", 0.85)]
             {
                 if let (Some(over_rate), Some(under_rate)) =
                     (self.delivered(over, size), self.delivered(under, size))

@@ -5,19 +5,25 @@
 
 use std::{
     io::{self, BufRead, BufReader, Write},
-    net::UdpSocket,
+    net::{Ipv4Addr, UdpSocket},
     os::fd::AsRawFd,
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
 };
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::batch::Batch;
+use crate::{
+    batch::Batch,
+    pktgen::{
+        counters::{Counters, Totals},
+        echo,
+    },
+};
 
 /// Where the generator and the XDP program run.
 pub const LOAD_CPU: usize = 0;
@@ -129,6 +135,25 @@ pub fn kernel(port: u16) -> Result<()> {
         // One writer: a plain addition is enough.
         count.store(count.load(Ordering::Relaxed) + received as u64, Ordering::Relaxed);
     }
+}
+
+/// Child's side: the same, but every datagram goes back.
+///
+/// # Errors
+/// If the port is taken.
+pub fn kernel_echo(port: u16) -> Result<()> {
+    let counters = Counters::default();
+    pin(SINK_CPU)?;
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in io::stdin().lines().map_while(Result::ok) {
+                println!("{}", Totals::of([&counters]).received);
+            }
+            std::process::exit(0);
+        });
+        echo::run((Ipv4Addr::UNSPECIFIED, port).into(), &AtomicBool::new(false), &counters)
+    })?;
+    Ok(())
 }
 
 /// Pins the calling thread.

@@ -7,38 +7,39 @@
 //!  bridge         dev0 -> XDP_PASS -> br0 -> veth -> netns -> stack ------>  UDP socket in a namespace
 //!  routing        dev0 -> XDP_PASS -> stack -> veth -> netns -> stack ---->  UDP socket in a namespace
 //!  macvlan        dev0 -> XDP_PASS -> macvlan -> netns -> stack ---------->  UDP socket in a namespace
-//!  dpdk           dev0 -> the PMD's XDP program -> AF_XDP ---------------->  testpmd rxonly (no copy to a tenant)
+//!  dpdk           dev0 -> the PMD's XDP program -> AF_XDP ---------------->  testpmd (no copy to a tenant)
 //!  afnet          dev0 -> afnet's XDP program -> AF_XDP -> worker -> ring ->  tenant process
 //! ```
 
-use std::{env, net::Ipv4Addr, process::Command, time::Duration};
+use std::{env, net::Ipv4Addr, time::Duration};
 
 use afnet_tests::{
     afnetd::Afnetd,
     bed::{Bed, DEVICE},
     netns::Netns,
+    packet::Mac,
 };
 use anyhow::{Context as _, Result};
 
 use crate::{
     afnet, dpdk,
-    live::{Generator, Template, Verdict},
+    live::{Generator, SOURCE, Template, Verdict},
     sink::{LOAD_CPU, Sink, pin},
 };
 
 /// The port that frames are sent to.
 pub const PORT: u16 = 9000;
-/// Where a single receiver is.
-const RECEIVER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+/// Where the first receiver is.
+pub const FIRST: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 /// Before the measurement: caches, routes and rings fill.
-const WARM_UP: Duration = Duration::from_millis(300);
+pub const WARM_UP: Duration = Duration::from_millis(300);
 
 /// A way to deliver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Subject {
     /// afnet with this number of compartments that all get their share of frames, all read by one process.
     Afnet(u32),
-    /// DPDK's af_xdp PMD with testpmd's rxonly.
+    /// DPDK's af_xdp PMD with testpmd.
     Dpdk,
     /// A namespace behind a bridge.
     Bridge,
@@ -50,6 +51,38 @@ pub enum Subject {
     HostSocket,
 }
 
+/// What a receiver does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Task {
+    /// Counts.
+    Count,
+    /// Sends everything back.
+    Echo(Wake),
+}
+
+/// How afnet's worker and its tenant wait.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Wake {
+    /// Not at all.
+    Busy,
+    /// Look for a while, then sleep.
+    #[default]
+    Adaptive,
+    /// Sleep.
+    Interrupt,
+}
+
+impl Wake {
+    /// As an argument of afnetd.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Busy => "busy",
+            Self::Adaptive => "adaptive",
+            Self::Interrupt => "interrupt",
+        }
+    }
+}
+
 /// One measurement.
 #[derive(Clone, Copy, Debug)]
 pub struct Sample {
@@ -59,13 +92,36 @@ pub struct Sample {
     pub delivered: f64,
 }
 
+/// A subject that is set up on a bed.
+#[derive(Debug)]
+pub struct Standing<'a> {
+    /// The MAC address that frames are for.
+    pub mac: Mac,
+    /// Whether the receiver is testpmd.
+    dpdk: bool,
+    // Dropped in this order: receiver, then where it is.
+    sink: Sink,
+    _daemon: Option<Afnetd<'a>>,
+    _container: Option<Netns>,
+}
+
+impl Standing<'_> {
+    /// What the receiver has counted. The first call waits until it is there.
+    ///
+    /// # Errors
+    /// If it has ended.
+    pub fn received(&mut self) -> Result<u64> {
+        if self.dpdk { dpdk::count(&mut self.sink) } else { self.sink.count() }
+    }
+}
+
 impl Subject {
     /// Name for tables.
     pub fn name(self) -> String {
         match self {
             Self::Afnet(1) => "afnet".into(),
             Self::Afnet(compartments) => format!("afnet-{compartments}"),
-            Self::Dpdk => "dpdk-rxonly".into(),
+            Self::Dpdk => "dpdk".into(),
             Self::Bridge => "netns+bridge".into(),
             Self::Routing => "netns+routing".into(),
             Self::Macvlan => "macvlan".into(),
@@ -81,48 +137,66 @@ impl Subject {
         }
     }
 
+    /// Number of addresses, from [`FIRST`] on.
+    fn addresses(self) -> u32 {
+        if let Self::Afnet(compartments) = self { compartments } else { 1 }
+    }
+
+    /// Sets the subject up, with its receiver, which knows its way back to the bed's peer.
+    ///
+    /// # Errors
+    /// If a part of it does not start.
+    pub fn stand(self, bed: &Bed, task: Task) -> Result<Standing<'_>> {
+        let wake = if let Task::Echo(wake) = task { wake } else { Wake::default() };
+        let (mut daemon, mut container, mut mac) = (None, None, bed.device_mac());
+        let sink = match self {
+            Self::Afnet(compartments) => {
+                know_the_peer(bed, &bed.host, DEVICE)?;
+                let daemon = daemon.insert(afnet::start(bed, FIRST, compartments, wake)?);
+                match task {
+                    Task::Count => afnet::sink(daemon, 0..compartments, None)?,
+                    Task::Echo(wake) => afnet::echo(daemon, 0, wake)?,
+                }
+            }
+            Self::Dpdk => {
+                let mode = if task == Task::Count { "rxonly" } else { "macswap" };
+                dpdk::start(&bed.host, DEVICE, mode)?
+            }
+            _ => {
+                let home = match self.container(bed, 0)? {
+                    Some(inside) => container.insert(inside),
+                    None => &bed.host,
+                };
+                if matches!(self, Self::Bridge | Self::Macvlan) {
+                    mac = home.mac("eth0");
+                }
+                kernel_sink(home, task)?
+            }
+        };
+        let dpdk = self == Self::Dpdk;
+        let mut standing = Standing { mac, dpdk, sink, _daemon: daemon, _container: container };
+        standing.received().with_context(|| format!("{} does not start", self.name()))?;
+        Ok(standing)
+    }
+
     /// Sets the subject up, offers frames of each size for `time`, and takes it down.
     ///
     /// # Errors
     /// If a part of it does not start.
     pub fn measure(self, sizes: &[usize], time: Duration) -> Result<Vec<Sample>> {
         let bed = Bed::new("bench");
-        let mut addresses = 1;
-        // Dropped in this order: receiver, then daemon or namespace, then the bed.
-        let (daemon, container): (Option<Afnetd<'_>>, Option<Netns>);
-        let mut mac = bed.device_mac();
-        let mut sink = match self {
-            Self::Afnet(compartments) => {
-                addresses = compartments;
-                (daemon, container) = (Some(afnet::start(&bed, RECEIVER, compartments)?), None);
-                afnet::sink(daemon.as_ref().context("a daemon")?, compartments, None)?
-            }
-            Self::Dpdk => {
-                (daemon, container) = (None, None);
-                dpdk::start(&bed.host, DEVICE)?
-            }
-            _ => {
-                (daemon, container) = (None, self.container(&bed));
-                let home = container.as_ref().unwrap_or(&bed.host);
-                let device = if container.is_some() { "eth0" } else { DEVICE };
-                home.ip(&format!("addr add {RECEIVER}/16 dev {device}"));
-                if matches!(self, Self::Bridge | Self::Macvlan) {
-                    mac = home.mac(device);
-                }
-                Sink::spawn(kernel_sink(home).arg(PORT.to_string()))?
-            }
-        };
-        sink_ready(self, &mut sink)?;
-        let macs = (bed.peer_mac(), mac);
-        let samples = bed.host.enter(|| {
+        let mut standing = self.stand(&bed, Task::Count)?;
+        let macs = (bed.peer_mac(), standing.mac);
+        bed.host.enter(|| {
             pin(LOAD_CPU)?;
             let mut generator = Generator::new(&bed.host, DEVICE, Verdict::Pass)?;
             let mut sample = |&size| {
-                let template = Template { macs, destination: RECEIVER, port: PORT, addresses, size };
+                let template =
+                    Template { macs, destination: FIRST, port: PORT, addresses: self.addresses(), size };
                 generator.run(&template, WARM_UP)?;
-                let before = received(self, &mut sink)?;
+                let before = standing.received()?;
                 let offered = generator.run(&template, time)?;
-                let after = received(self, &mut sink)?;
+                let after = standing.received()?;
                 let seconds = offered.time.as_secs_f64();
                 Ok(Sample {
                     offered: offered.frames as f64 / seconds,
@@ -130,60 +204,86 @@ impl Subject {
                 })
             };
             sizes.iter().map(&mut sample).collect()
-        });
-        drop(sink);
-        drop((daemon, container));
-        samples
+        })
     }
 
-    /// The namespace of a kernel-path peer, connected to the bed's device, with `eth0` in it.
-    fn container(self, bed: &Bed) -> Option<Netns> {
+    /// The i-th container of a kernel-path peer with its address and its way to the bed's peer: a namespace, connected
+    /// to the bed's device, with `eth0` in it; none: the host itself.
+    ///
+    /// # Errors
+    /// If its neighbour cannot be set.
+    pub fn container(self, bed: &Bed, i: u32) -> Result<Option<Netns>> {
+        let (host, address) = (&bed.host, Ipv4Addr::from(u32::from(FIRST) + i));
         if self == Self::HostSocket {
-            return None;
+            host.ip(&format!("addr add {address}/16 dev {DEVICE}"));
+            know_the_peer(bed, host, DEVICE)?;
+            return Ok(None);
         }
-        let (host, container) = (&bed.host, Netns::new("tenant"));
+        let container = Netns::new("tenant");
         let inside = container.name();
-        let veth = format!("link add veth0 type veth peer eth0 netns {inside}");
+        let veth = format!("link add veth{i} type veth peer eth0 netns {inside}");
         match self {
             Self::Bridge => {
-                host.ip("link add br0 type bridge");
-                host.ip(&veth);
-                for port in ["veth0", DEVICE] {
-                    host.ip(&format!("link set {port} master br0 up"));
+                if i == 0 {
+                    host.ip("link add br0 type bridge");
+                    host.ip("link set br0 up");
+                    host.ip(&format!("link set {DEVICE} master br0 up"));
                 }
-                host.ip("link set br0 up");
+                host.ip(&veth);
+                host.ip(&format!("link set veth{i} master br0 up"));
             }
             Self::Routing => {
                 host.ip(&veth);
-                host.ip("link set veth0 up");
-                host.ip(&format!("route add {RECEIVER}/32 dev veth0"));
+                host.ip(&format!("link set veth{i} up"));
+                host.ip(&format!("route add {address}/32 dev veth{i}"));
                 // Frames come from anywhere; the reverse path is not the subject.
-                for device in ["all", DEVICE, "veth0"] {
+                for device in ["all", DEVICE, &format!("veth{i}")] {
                     host.sysctl(&format!("ipv4/conf/{device}/rp_filter"), "0");
                 }
                 host.sysctl("ipv4/ip_forward", "1");
+                host.ip(&format!("route replace 10.77.255.0/24 dev {DEVICE}"));
+                know_the_peer(bed, host, DEVICE)?;
             }
             _ => {
                 host.ip(&format!("link add eth0 link {DEVICE} netns {inside} type macvlan mode bridge"));
             }
         }
         container.ip("link set eth0 up");
-        Some(container)
+        container.ip(&format!("addr add {address}/16 dev eth0"));
+        if self == Self::Routing {
+            let mac = mac_text(host.mac(&format!("veth{i}")));
+            container.ip(&format!("neigh replace {SOURCE} lladdr {mac} dev eth0 nud permanent"));
+        } else {
+            know_the_peer(bed, &container, "eth0")?;
+        }
+        Ok(Some(container))
     }
 }
 
-/// `bench sink kernel`, to run in `ns`.
-fn kernel_sink(ns: &Netns) -> Command {
-    let program = env::current_exe().unwrap_or_else(|_| "bench".into());
-    let mut command = ns.command(program);
-    command.args(["sink", "kernel"]);
-    command
+/// Where frames come from, so that answers need not ask.
+///
+/// # Errors
+/// None.
+pub fn know_the_peer(bed: &Bed, ns: &Netns, device: &str) -> Result<()> {
+    if ns.name() == bed.host.name() && !ns.ip("route").contains("10.77.") {
+        ns.ip(&format!("route add 10.77.255.0/24 dev {device}"));
+    }
+    let mac = mac_text(bed.peer_mac());
+    ns.ip(&format!("neigh replace {SOURCE} lladdr {mac} dev {device} nud permanent"));
+    Ok(())
 }
 
-fn sink_ready(subject: Subject, sink: &mut Sink) -> Result<()> {
-    received(subject, sink).map(drop).with_context(|| format!("{} does not start", subject.name()))
+/// As commands take it.
+pub fn mac_text(mac: Mac) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
-fn received(subject: Subject, sink: &mut Sink) -> Result<u64> {
-    if subject == Subject::Dpdk { dpdk::count(sink) } else { sink.count() }
+/// A kernel socket that does its task in `ns`.
+///
+/// # Errors
+/// If it does not start.
+pub fn kernel_sink(ns: &Netns, task: Task) -> Result<Sink> {
+    let mut command = ns.command(env::current_exe()?);
+    let what = if task == Task::Count { "kernel" } else { "kernel-echo" };
+    Sink::spawn(command.args(["sink", what, &PORT.to_string()]))
 }

@@ -3,12 +3,13 @@
 use std::{net::Ipv4Addr, time::Duration};
 
 use afnet_tools::{
-    afnet, cost,
+    afnet, cost, echo,
     figures::Findings,
-    groups, kernel_path,
+    groups, kernel_path, latency, local, overload,
+    priority::Priority,
     report::{Machine, Rate, Report},
-    sink,
-    subject::{Sample, Subject},
+    ring, sink,
+    subject::{Sample, Subject, Wake},
 };
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
@@ -68,6 +69,32 @@ enum Role {
         #[arg(long, value_delimiter = ',', default_value = "1,16,256")]
         members: Vec<u32>,
     },
+    /// Datagrams that are sent back, by size, beside DPDK and kernel sockets
+    Echo {
+        /// Frame sizes in bytes
+        #[arg(long, value_delimiter = ',', default_value = "64,256,512,1400")]
+        sizes: Vec<usize>,
+    },
+    /// How soon an answer comes, at a low rate and at half of what can be answered, by how afnet waits, beside kernel
+    /// sockets
+    Latency,
+    /// One receiver is flooded: what that does to another one
+    Overload,
+    /// From one compartment to another, beside veth pairs
+    Local {
+        /// Sizes of payload in bytes
+        #[arg(long, value_delimiter = ',', default_value = "64,1400")]
+        sizes: Vec<usize>,
+    },
+    /// The ring alone, from process to process, beside DPDK's memif
+    Ring {
+        /// Sizes in bytes
+        #[arg(long, value_delimiter = ',', default_value = "64,1400")]
+        sizes: Vec<usize>,
+    },
+    /// The far end of a ring (started by the bench itself)
+    #[command(hide = true)]
+    Consume,
     /// The server of the kernel path (started by the bench itself)
     #[command(hide = true)]
     Serve,
@@ -84,7 +111,11 @@ enum Receiver {
     /// A kernel UDP socket
     Kernel { port: u16 },
     /// Endpoints of afnet, one for each compartment
-    Afnet { instance: String, compartments: u32, group: Option<Ipv4Addr> },
+    Afnet { instance: String, start: u32, end: u32, group: Option<Ipv4Addr> },
+    /// An endpoint of afnet that sends everything back
+    AfnetEcho { instance: String, compartment: u32, wake: Wake },
+    /// A kernel UDP socket that sends everything back
+    KernelEcho { port: u16 },
     /// Kernel UDP sockets in a group, one in each namespace
     Members { port: u16, group: Ipv4Addr, namespaces: Vec<String> },
 }
@@ -93,9 +124,13 @@ fn main() -> Result<()> {
     let arguments = Arguments::parse();
     match arguments.command {
         Some(Role::Sink(Receiver::Kernel { port })) => sink::kernel(port),
-        Some(Role::Sink(Receiver::Afnet { instance, compartments, group })) => {
-            afnet::receive(&instance, compartments, group)
+        Some(Role::Sink(Receiver::Afnet { instance, start, end, group })) => {
+            afnet::receive(&instance, start..end, group)
         }
+        Some(Role::Sink(Receiver::AfnetEcho { instance, compartment, wake })) => {
+            afnet::answer_all(&instance, compartment, wake)
+        }
+        Some(Role::Sink(Receiver::KernelEcho { port })) => sink::kernel_echo(port),
         Some(Role::Sink(Receiver::Members { port, group, namespaces })) => {
             groups::receive(port, group, &namespaces)
         }
@@ -116,6 +151,12 @@ fn main() -> Result<()> {
         Some(Role::Groups { ref members }) => {
             found(&arguments, |a| Ok(groups::run(a.rounds, a.time(), members)))
         }
+        Some(Role::Echo { ref sizes }) => found(&arguments, |a| Ok(echo::run(a.rounds, a.time(), sizes))),
+        Some(Role::Latency) => found(&arguments, |a| Ok(latency::run(a.rounds, a.time()))),
+        Some(Role::Overload) => found(&arguments, |a| Ok(overload::run(a.rounds, a.time()))),
+        Some(Role::Local { ref sizes }) => found(&arguments, |a| Ok(local::run(a.rounds, a.time(), sizes))),
+        Some(Role::Ring { ref sizes }) => found(&arguments, |a| Ok(ring::run(a.rounds, a.time(), sizes))),
+        Some(Role::Consume) => ring::consume(),
         Some(Role::Serve) => kernel_path::server::serve(),
         Some(Role::Hold) => kernel_path::crowd::hold(),
         None => bench(&arguments),
@@ -142,6 +183,7 @@ impl Arguments {
 /// One comparison by itself.
 fn found(arguments: &Arguments, run: impl FnOnce(&Arguments) -> Result<Findings>) -> Result<()> {
     let machine = Machine::here();
+    let _priority = Priority::raise();
     show(arguments, &Report { machine, findings: Some(run(arguments)?), ..Default::default() })
 }
 
@@ -156,6 +198,7 @@ fn show(arguments: &Arguments, report: &Report) -> Result<()> {
 
 fn bench(arguments: &Arguments) -> Result<()> {
     let mut report = Report { machine: Machine::here(), ..Default::default() };
+    let _priority = Priority::raise();
     let many = Subject::Afnet(arguments.compartments);
     let subjects = [
         Subject::Afnet(1),

@@ -8,17 +8,13 @@
 //! | [`client`] | the bench's own clients |
 //! | [`measure`] | what is measured, and the third-party clients |
 //! | [`crowd`] | a thousand compartments that hold the same ports |
-//! | [`cpu`] | what operations cost |
-//! | [`priority`] | before whatever else runs on the machine |
 //!
 //! All places stand from the start to the end. In each round each measure goes over all places, one shortly after the
 //! other and each time in another order; ratios are made round by round.
 
 pub mod client;
-pub mod cpu;
 pub mod crowd;
 pub mod measure;
-pub mod priority;
 pub mod server;
 pub mod site;
 
@@ -28,12 +24,13 @@ use afnet_tests::bed::Bed;
 use anyhow::Result;
 
 use self::{
-    cpu::Busy,
     measure::Measure,
-    priority::Priority,
     site::{Place, Site},
 };
-use crate::figures::{Comparison, Figure, Findings};
+use crate::{
+    cpu::Busy,
+    figures::{Comparison, Figure, Findings},
+};
 
 /// What the project wants of a compartment, relative to each base; `None`: shown, not judged.
 const BASES: [(Place, Place, Option<f64>); 5] = [
@@ -104,7 +101,6 @@ impl Options {
 /// If a place cannot be set up.
 pub fn run(options: &Options) -> Result<Findings> {
     let mut findings = Findings::default();
-    let _priority = Priority::raise();
     places(options, &mut findings)?;
     if !options.crowds.is_empty() {
         lookups(options, &mut findings);

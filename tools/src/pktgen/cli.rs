@@ -6,7 +6,8 @@ use clap::{Args, Parser, Subcommand};
 
 use super::{
     args::{EndArgs, FlowArgs, IoArgs, OutputArgs, PaceArgs, PairArgs, ReplayArgs, seconds},
-    device::Device,
+    device::{Device, parse_mac},
+    flow::Mac,
     pace::Rate,
     span::Addresses,
     swap::Layer,
@@ -181,6 +182,9 @@ pub struct VictimArgs {
     /// The victim's destination addresses
     #[arg(long, value_name = "RANGE")]
     pub victim_dst: Addresses,
+    /// The victim's destination MAC address [default: that of the load]
+    #[arg(long, value_name = "MAC", value_parser = parse_mac)]
+    pub victim_dst_mac: Option<Mac>,
     /// The victim's rate
     #[arg(long, default_value = "10k")]
     pub victim_rate: Rate,

@@ -269,6 +269,7 @@ fn victim(args: &VictimArgs, interrupt: &AtomicBool) -> Result<String> {
     };
     let mut own = flow.clone();
     (own.destination, own.stream) = (args.victim_dst, Some(VICTIM));
+    own.macs.1 = args.victim_dst_mac.unwrap_or(own.macs.1);
     let size = args.victim_size.unwrap_or_else(|| own.smallest());
     let victim = Traffic::Flow { flow: own, sizes: Sizes::one(size), seed: *seed };
     if !victim.stamped() {
