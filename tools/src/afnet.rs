@@ -2,7 +2,7 @@
 //! tenant process with an endpoint in each compartment.
 
 use std::{
-    env,
+    env, fs,
     net::Ipv4Addr,
     ops::Range,
     sync::{
@@ -25,7 +25,7 @@ use afnet_tests::{
 use anyhow::{Context as _, Result, anyhow};
 
 use crate::{
-    sink::{SINK_CPU, Sink, answer, pin},
+    sink::{SINK_CPU, Sink, answer, pin, raise_file_limit},
     subject::{PORT, Wake},
 };
 
@@ -35,13 +35,28 @@ const BATCH: usize = 64;
 /// How long a tenant looks at its rings before it sleeps, in the mode that adapts: as long as the worker.
 const SPIN: Duration = Duration::from_micros(50);
 
+/// Starts a daemon with room for that many compartments.
+///
+/// # Errors
+/// If its configuration cannot be written.
+pub fn daemon<'a>(bed: &'a Bed, compartments: u32, arguments: &[&str]) -> Result<Afnetd<'a>> {
+    let file = env::temp_dir().join(format!("{}.toml", bed.host.name()));
+    // The host has a slot, too.
+    fs::write(&file, format!("[limits]\ncompartments = {}\n", compartments.max(63) + 1))?;
+    let config = file.display().to_string();
+    let daemon =
+        Afnetd::start_with(&bed.host, &[&["--config", &config, "--device", DEVICE], arguments].concat());
+    let _ = fs::remove_file(&file);
+    Ok(daemon)
+}
+
 /// Starts a daemon with compartments `c0`, `c1` ... that own consecutive addresses.
 ///
 /// # Errors
 /// If the daemon refuses.
 pub fn start(bed: &Bed, first: Ipv4Addr, compartments: u32, wake: Wake) -> Result<Afnetd<'_>> {
     let cpu = SINK_CPU.to_string();
-    let daemon = Afnetd::start_with(&bed.host, &["--device", DEVICE, "--cpus", &cpu, "--wake", wake.name()]);
+    let daemon = daemon(bed, compartments, &["--cpus", &cpu, "--wake", wake.name()])?;
     let mut connection = daemon.connect();
     for i in 0..compartments {
         let name = format!("c{i}");
@@ -75,6 +90,41 @@ pub fn echo(daemon: &Afnetd<'_>, compartment: u32, wake: Wake) -> Result<Sink> {
     let mut command = daemon.netns().command(env::current_exe()?);
     command.args(["sink", "afnet-echo", daemon.instance(), &compartment.to_string(), wake.name()]);
     Sink::spawn(&mut command)
+}
+
+/// Starts a tenant process that waits, with an endpoint in each compartment.
+///
+/// # Errors
+/// If it does not start.
+pub fn waiting(daemon: &Afnetd<'_>, compartments: u32) -> Result<Sink> {
+    let mut command = daemon.netns().command(env::current_exe()?);
+    command.args(["sink", "afnet-waiting", daemon.instance(), &compartments.to_string()]);
+    Sink::spawn(&mut command)
+}
+
+/// The tenant process that waits.
+///
+/// # Errors
+/// If it cannot attach or claim.
+pub fn wait_all(instance: &str, compartments: u32) -> Result<()> {
+    let attach = |i| {
+        let options = AttachOptions {
+            instance: Some(instance.into()),
+            compartment: Some(format!("c{i}")),
+            ..AttachOptions::default()
+        };
+        let mut endpoint = Endpoint::attach(&options).with_context(|| format!("attach to c{i}"))?;
+        endpoint.claim(PORT).with_context(|| format!("claim port {PORT} of c{i}"))?;
+        // Nobody will look, and whoever publishes rings the bell.
+        endpoint.arm();
+        Ok(endpoint)
+    };
+    raise_file_limit()?;
+    let _endpoints = (0..compartments).map(attach).collect::<Result<Vec<_>>>()?;
+    answer(Arc::default());
+    loop {
+        thread::park();
+    }
 }
 
 /// The tenant process that answers.
@@ -130,6 +180,7 @@ pub fn receive(instance: &str, compartments: Range<u32>, group: Option<Ipv4Addr>
         }
         Ok(endpoint)
     };
+    raise_file_limit()?;
     let mut endpoints = compartments.clone().map(attach).collect::<Result<Vec<_>>>()?;
     let count = Arc::new(AtomicU64::new(0));
     answer(Arc::clone(&count));

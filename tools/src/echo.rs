@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::{
     cpu::Busy,
-    figures::{Column, Findings, Wanted},
+    figures::{Bench, Column, Findings, Wanted},
     live::{Generator, Template, Verdict},
     sink::{LOAD_CPU, pin},
     subject::{FIRST, PORT, Subject, Task, WARM_UP, Wake},
@@ -21,7 +21,7 @@ const SUBJECTS: [Subject; 5] =
     [Subject::Afnet(1), Subject::Dpdk, Subject::HostSocket, Subject::Macvlan, Subject::Bridge];
 
 /// Measures all subjects at each size.
-pub fn run(rounds: u32, time: Duration, sizes: &[usize]) -> Findings {
+pub fn run(bench: &Bench, sizes: &[usize]) -> Findings {
     let mut findings = Findings::default();
     for &size in sizes {
         let mut subjects: Vec<(String, Subject)> =
@@ -32,7 +32,8 @@ pub fn run(rounds: u32, time: Duration, sizes: &[usize]) -> Findings {
             .zip(&names[1..])
             .map(|(goal, base)| ("answers", &*names[0], &**base, goal))
             .collect();
-        findings.rounds(rounds, &mut subjects, &COLUMNS, &wanted, |subject| measure(*subject, size, time));
+        findings
+            .rounds(bench, &mut subjects, &COLUMNS, &wanted, |subject| measure(*subject, size, bench.time));
     }
     findings
 }

@@ -3,7 +3,7 @@
 //! A ratio is the median of the rounds' own ratios: subject and base are measured one shortly after the other, so what
 //! disturbs a machine for seconds disturbs both. Its spread is the least and the greatest of them.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::Result;
 use serde::Serialize;
@@ -19,6 +19,24 @@ pub struct Findings {
     pub comparisons: Vec<Comparison>,
     /// What could not be measured, and why.
     pub missing: BTreeMap<String, String>,
+}
+
+/// How to measure.
+#[derive(Clone, Debug)]
+pub struct Bench {
+    /// Rounds over all subjects.
+    pub rounds: u32,
+    /// Time of each measurement.
+    pub time: Duration,
+    /// Only subjects whose name begins so; empty: all.
+    pub only: Vec<String>,
+}
+
+impl Bench {
+    /// Whether a subject is to be measured.
+    pub fn wants(&self, name: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|only| name.starts_with(&**only))
+    }
 }
 
 /// A measure.
@@ -99,19 +117,20 @@ impl Findings {
     /// measured again, and said to be missing.
     pub fn rounds<S>(
         &mut self,
-        rounds: u32,
+        bench: &Bench,
         subjects: &mut [(String, S)],
         columns: &[Column],
         wanted: &[Wanted<'_>],
         mut of: impl FnMut(&mut S) -> Result<Vec<f64>>,
     ) {
+        let rounds = bench.rounds as usize;
         let mut values: Vec<Vec<Vec<f64>>> = vec![Vec::new(); subjects.len()];
-        for round in 0..rounds as usize {
+        for round in 0..rounds {
             for i in 0..subjects.len() {
                 // Forth and back, so that nobody always comes after the same one.
                 let at = if round % 2 == 0 { i } else { subjects.len() - 1 - i };
                 let (name, subject) = &mut subjects[at];
-                if self.missing.contains_key(name.as_str()) {
+                if !bench.wants(name) || self.missing.contains_key(name.as_str()) {
                     continue;
                 }
                 eprintln!("round {} of {rounds}: {name}", round + 1);
@@ -201,7 +220,8 @@ mod tests {
         let mut subjects = [("a".to_owned(), 2.0), ("b".to_owned(), 1.0), ("c".to_owned(), 0.0)];
         let mut findings = Findings::default();
         let wanted = [("rate", "a", "b", Some(1.5)), ("p50", "a", "b", None), ("rate", "a", "c", None)];
-        findings.rounds(3, &mut subjects, &columns, &wanted, |subject| {
+        let bench = Bench { rounds: 3, time: Duration::ZERO, only: Vec::new() };
+        findings.rounds(&bench, &mut subjects, &columns, &wanted, |subject| {
             anyhow::ensure!(*subject > 0.0, "nothing");
             Ok(vec![*subject, 10.0 / *subject])
         });

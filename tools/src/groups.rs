@@ -27,7 +27,7 @@ use crate::{
     afnet,
     batch::Batch,
     cpu::Busy,
-    figures::{Column, Findings, Wanted},
+    figures::{Bench, Column, Findings, Wanted},
     live::{Generator, Template, Verdict},
     sink::{LOAD_CPU, SINK_CPU, Sink, answer, pin},
     subject::{FIRST, PORT, Wake},
@@ -109,13 +109,13 @@ impl Way {
 }
 
 /// Measures all numbers of members.
-pub fn run(rounds: u32, time: Duration, members: &[u32]) -> Findings {
+pub fn run(bench: &Bench, members: &[u32]) -> Findings {
     let mut findings = Findings::default();
     for &members in members {
         let mut subjects = [Way::Afnet, Way::Bridge].map(|way| (way.name(members), way));
         let [ours, theirs] = [Way::Afnet, Way::Bridge].map(|way| way.name(members));
         let wanted: [Wanted<'_>; 2] = [COPIES, CPU].map(|of| (of, &*ours, &*theirs, None));
-        findings.rounds(rounds, &mut subjects, &COLUMNS, &wanted, |way| way.measure(members, time));
+        findings.rounds(bench, &mut subjects, &COLUMNS, &wanted, |way| way.measure(members, bench.time));
     }
     findings
 }

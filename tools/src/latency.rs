@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use crate::{
-    figures::{Column, Findings, Wanted},
+    figures::{Bench, Column, Findings, Wanted},
     kernel_path::site::finish,
     live::SOURCE,
     sink::LOAD_CPU,
@@ -42,7 +42,7 @@ const SUBJECTS: [(&str, Subject, Wake); 7] = [
 ];
 
 /// Measures all of them.
-pub fn run(rounds: u32, time: Duration) -> Findings {
+pub fn run(bench: &Bench) -> Findings {
     let mut findings = Findings::default();
     let mut subjects = SUBJECTS.map(|(name, subject, wake)| (name.to_owned(), (subject, wake)));
     let mut wanted: Vec<Wanted<'_>> = Vec::new();
@@ -52,8 +52,9 @@ pub fn run(rounds: u32, time: Duration) -> Findings {
             wanted.push((name, "afnet-adaptive", base, Some(1.0)));
         }
     }
-    findings
-        .rounds(rounds, &mut subjects, &COLUMNS, &wanted, |(subject, wake)| measure(*subject, *wake, time));
+    findings.rounds(bench, &mut subjects, &COLUMNS, &wanted, |(subject, wake)| {
+        measure(*subject, *wake, bench.time)
+    });
     findings
 }
 

@@ -10,10 +10,11 @@
 //! | [`sink`] | the receiver: a counting child process |
 //! | [`subject`] | what is measured, and how it is set up |
 //! | [`afnet`], [`dpdk`] | the two subjects on AF_XDP |
-//! | [`cost`] | time and memory of adding a compartment |
+//! | [`density`] | time and memory of a compartment, and what idle tenants cost |
 //! | [`echo`], [`latency`], [`overload`] | answers: how many, how soon, and under a flood to somebody else |
 //! | [`local`], [`ring`] | between compartments; between processes, by memory alone |
 //! | [`groups`] | one stream for many members |
+//! | [`rates`] | datagrams delivered |
 //! | [`kernel_path`] | servers in and beside compartments, by connections, requests, latency and throughput |
 //! | [`batch`] | many datagrams in one system call |
 //! | [`cpu`], [`priority`] | what operations cost; before whatever else runs on the machine |
@@ -22,8 +23,8 @@
 
 pub mod afnet;
 pub mod batch;
-pub mod cost;
 pub mod cpu;
+pub mod density;
 pub mod dpdk;
 pub mod echo;
 pub mod figures;
@@ -36,6 +37,7 @@ pub mod overload;
 pub mod pattern;
 pub mod pktgen;
 pub mod priority;
+pub mod rates;
 pub mod report;
 pub mod ring;
 pub mod sink;

@@ -15,7 +15,7 @@ use crate::{
     afnet,
     batch::Batch,
     cpu::Busy,
-    figures::{Column, Findings, Wanted},
+    figures::{Bench, Column, Findings, Wanted},
     sink::{LOAD_CPU, Sink, pin},
     subject::{FIRST, PORT, Task, WARM_UP, Wake, kernel_sink},
 };
@@ -35,7 +35,7 @@ enum Way {
 }
 
 /// Measures each size of the payload.
-pub fn run(rounds: u32, time: Duration, sizes: &[usize]) -> Findings {
+pub fn run(bench: &Bench, sizes: &[usize]) -> Findings {
     let mut findings = Findings::default();
     for &size in sizes {
         let mut subjects = [("afnet", Way::Afnet), ("veth", Way::Veth), ("bridge", Way::Bridge)]
@@ -46,7 +46,7 @@ pub fn run(rounds: u32, time: Duration, sizes: &[usize]) -> Findings {
             .flat_map(|of| names[1..].iter().map(move |base| (of, base)))
             .map(|(of, base)| (of, &*names[0], &**base, None))
             .collect();
-        findings.rounds(rounds, &mut subjects, &COLUMNS, &wanted, |way| way.measure(size, time));
+        findings.rounds(bench, &mut subjects, &COLUMNS, &wanted, |way| way.measure(size, bench.time));
     }
     findings
 }

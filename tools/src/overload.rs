@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use crate::{
     afnet,
     cpu::Busy,
-    figures::{Column, Findings, Wanted},
+    figures::{Bench, Column, Findings, Wanted},
     latency::{number, pktgen, quantiles},
     sink::Sink,
     subject::{FIRST, Subject, Task, Wake, kernel_sink, know_the_peer, mac_text},
@@ -25,13 +25,13 @@ const COLUMNS: [Column; 6] = [
 ];
 
 /// Measures afnet beside namespaces behind a bridge.
-pub fn run(rounds: u32, time: Duration) -> Findings {
+pub fn run(bench: &Bench) -> Findings {
     let mut findings = Findings::default();
     let mut subjects = [Subject::Afnet(2), Subject::Bridge].map(|subject| (subject.name(), subject));
     let [ours, theirs] = [Subject::Afnet(2), Subject::Bridge].map(Subject::name);
     let wanted: [Wanted<'_>; 3] =
         ["p99 loaded", "flood delivered", "cpu"].map(|of| (of, &*ours, &*theirs, None));
-    findings.rounds(rounds, &mut subjects, &COLUMNS, &wanted, |subject| measure(*subject, time));
+    findings.rounds(bench, &mut subjects, &COLUMNS, &wanted, |subject| measure(*subject, bench.time));
     findings
 }
 

@@ -4,6 +4,7 @@
 //! of datagrams received so far. The receiving thread never looks at the pipe.
 
 use std::{
+    fs,
     io::{self, BufRead, BufReader, Write},
     net::{Ipv4Addr, UdpSocket},
     os::fd::AsRawFd,
@@ -16,6 +17,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::{
     batch::Batch,
@@ -94,6 +96,17 @@ impl Drop for Sink {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Raises the limit of open files to all that the kernel allows a process; without CAP_SYS_RESOURCE to the hard limit.
+///
+/// # Errors
+/// If it refuses.
+pub fn raise_file_limit() -> Result<()> {
+    let all = fs::read_to_string("/proc/sys/fs/nr_open")?.trim().parse().ok();
+    let hard = getrlimit(Resource::Nofile).maximum;
+    let set = |most| setrlimit(Resource::Nofile, Rlimit { current: most, maximum: most });
+    set(all).or_else(|_| set(hard)).context("raise the limit of open files")
 }
 
 /// Child's side: answers each line of standard input with `count`, on a thread of its own, until the input ends;

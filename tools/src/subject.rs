@@ -19,7 +19,7 @@ use afnet_tests::{
     netns::Netns,
     packet::Mac,
 };
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 use crate::{
     afnet, dpdk,
@@ -81,15 +81,6 @@ impl Wake {
             Self::Interrupt => "interrupt",
         }
     }
-}
-
-/// One measurement.
-#[derive(Clone, Copy, Debug)]
-pub struct Sample {
-    /// Frames per second offered to the device.
-    pub offered: f64,
-    /// Datagrams per second that the receiver counted.
-    pub delivered: f64,
 }
 
 /// A subject that is set up on a bed.
@@ -179,31 +170,28 @@ impl Subject {
         Ok(standing)
     }
 
-    /// Sets the subject up, offers frames of each size for `time`, and takes it down.
+    /// Sets the subject up, offers frames for `time`, and takes it down. Millions of frames per second: delivered,
+    /// and offered.
     ///
     /// # Errors
     /// If a part of it does not start.
-    pub fn measure(self, sizes: &[usize], time: Duration) -> Result<Vec<Sample>> {
+    pub fn measure(self, size: usize, time: Duration) -> Result<Vec<f64>> {
+        if let Some(why) = self.missing() {
+            bail!(why);
+        }
         let bed = Bed::new("bench");
         let mut standing = self.stand(&bed, Task::Count)?;
         let macs = (bed.peer_mac(), standing.mac);
+        let template = Template { macs, destination: FIRST, port: PORT, addresses: self.addresses(), size };
         bed.host.enter(|| {
             pin(LOAD_CPU)?;
             let mut generator = Generator::new(&bed.host, DEVICE, Verdict::Pass)?;
-            let mut sample = |&size| {
-                let template =
-                    Template { macs, destination: FIRST, port: PORT, addresses: self.addresses(), size };
-                generator.run(&template, WARM_UP)?;
-                let before = standing.received()?;
-                let offered = generator.run(&template, time)?;
-                let after = standing.received()?;
-                let seconds = offered.time.as_secs_f64();
-                Ok(Sample {
-                    offered: offered.frames as f64 / seconds,
-                    delivered: (after - before) as f64 / seconds,
-                })
-            };
-            sizes.iter().map(&mut sample).collect()
+            generator.run(&template, WARM_UP)?;
+            let before = standing.received()?;
+            let offered = generator.run(&template, time)?;
+            let after = standing.received()?;
+            let millions = offered.time.as_secs_f64() * 1e6;
+            Ok(vec![(after - before) as f64 / millions, offered.frames as f64 / millions])
         })
     }
 

@@ -38,7 +38,7 @@ use crate::system::{bpffs, caps, cgroup::Cgroups};
 impl Core {
     /// Brings everything up but the control socket. `waker`: wakes the loop for workers' events.
     pub fn start(config: Config, poll: &Poll, waker: Token) -> Result<Self, Refused> {
-        caps::raise_file_limit();
+        caps::raise_file_limit(config.limits.connections, config.worker_cpus().len());
         let refuse = |e: &dyn std::fmt::Display| Refused::new(Errno::INVAL, e.to_string());
         let instance = Instance::new(&config.instance).map_err(|e| refuse(&e))?;
         if config.devices.is_empty() {

@@ -28,16 +28,30 @@ fn missing(effective: CapabilitySet) -> Vec<&'static str> {
     NEEDED.iter().filter(|(any, _)| !effective.intersects(*any)).map(|(_, name)| *name).collect()
 }
 
-/// Raises the soft limit of open files to the hard one: an endpoint needs a handful of descriptors.
-pub fn raise_file_limit() {
+/// Raises the limit of open files to what that many endpoints may need, the hard limit too if it must and may be; the
+/// kernel's bound for a process is `fs.nr_open`.
+pub fn raise_file_limit(connections: usize, workers: usize) {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
-    if limit.current != limit.maximum {
-        let all = Rlimit { current: limit.maximum, maximum: limit.maximum };
-        if let Err(e) = setrlimit(Resource::Nofile, all) {
-            tracing::warn!("raising the limit of open files: {e}");
-        }
+    let bound =
+        std::fs::read_to_string("/proc/sys/fs/nr_open").ok().and_then(|text| text.trim().parse().ok());
+    let wanted = files(connections, workers).min(bound.unwrap_or(u64::MAX)).max(limit.maximum.unwrap_or(0));
+    let set = |most: Option<u64>| setrlimit(Resource::Nofile, Rlimit { current: most, maximum: most });
+    // The hard one takes CAP_SYS_RESOURCE.
+    if limit.maximum.is_some_and(|most| most < wanted) && set(Some(wanted)).is_ok() {
+        return;
     }
+    if limit.current != limit.maximum
+        && let Err(e) = set(limit.maximum)
+    {
+        tracing::warn!("raising the limit of open files: {e}");
+    }
+}
+
+/// Descriptors for connections that all have an endpoint (its memory, two for its wake-up, two for each worker's
+/// doorbell, a claim's socket), and for everything else.
+fn files(connections: usize, workers: usize) -> u64 {
+    (connections as u64).saturating_mul(5 + 2 * workers as u64).saturating_add(1024)
 }
 
 #[cfg(test)]

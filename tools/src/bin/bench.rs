@@ -1,23 +1,25 @@
-//! `tools/bench`: delivered packets per second of afnet and its peers, and what a compartment costs.
+//! `tools/bench`: afnet beside its peers.
 
 use std::{net::Ipv4Addr, time::Duration};
 
 use afnet_tools::{
-    afnet, cost, echo,
-    figures::Findings,
+    afnet, density, echo,
+    figures::{Bench, Findings},
     groups, kernel_path, latency, local, overload,
     priority::Priority,
-    report::{Machine, Rate, Report},
+    rates,
+    report::{Machine, Part, Report},
     ring, sink,
-    subject::{Sample, Subject, Wake},
+    subject::{Subject, Wake},
 };
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-/// Measures delivered packets per second beside peers, all under the same load on one machine.
+/// Measures afnet beside its peers, all under the same load on one machine: everything, or one comparison.
 ///
-/// Frames come from the kernel itself (BPF_F_TEST_XDP_LIVE_FRAMES on the device's XDP program, CPU 0), the
-/// receiver runs on CPU 1. Rounds are interleaved and medians are shown. Needs root and a quiet machine.
+/// Frames come from the kernel itself (BPF_F_TEST_XDP_LIVE_FRAMES on the device's XDP program, CPU 0) or from clients on
+/// CPU 0, the receiver runs on CPU 1. Rounds are interleaved; medians are shown, and of ratios those of the rounds' own.
+/// Needs root and a quiet machine.
 #[derive(Debug, Parser)]
 #[command(name = "bench")]
 struct Arguments {
@@ -32,58 +34,27 @@ struct Arguments {
     /// Seconds of each measurement (third-party clients round up)
     #[arg(long, default_value_t = 1.0, global = true)]
     seconds: f64,
-    /// Frame sizes in bytes
-    #[arg(long, value_delimiter = ',', default_value = "64,1400")]
-    sizes: Vec<usize>,
-    /// Compartments of the subject with many
-    #[arg(long, default_value_t = 1024)]
-    compartments: u32,
     /// Only subjects whose name begins so
     #[arg(long, value_delimiter = ',', global = true)]
     only: Vec<String>,
-    /// Of the kernel path only measures whose name begins so
-    #[arg(long, value_delimiter = ',', global = true)]
-    measures: Vec<String>,
-    /// Compartments that hold the same port while one of them is measured
-    #[arg(long, value_delimiter = ',', default_value = "1,100,1000", global = true)]
-    crowds: Vec<u32>,
-    /// Containers to add when measuring what one costs; 0: do not
-    #[arg(long, default_value_t = 1000)]
-    cost: u32,
 }
 
-#[derive(Debug, Subcommand)]
+/// The comparisons; what each has by default is what a run of everything does.
+#[derive(Clone, Debug, Subcommand)]
 enum Role {
-    /// One line: what a single afnet tenant receives
-    Rate,
-    /// Ordinary servers in a compartment beside the same on the host and in namespaces: connections, requests, round
-    /// trips, throughput; and what a lookup costs with many compartments. `--crowds 0`: without that
-    KernelPath,
-    /// UDP servers under the socket shim beside the same on the kernel path, on the host and in a namespace: queries,
-    /// datagrams, round trips, and what each costs
-    Shim,
-    /// One stream for many members of a multicast group, beside namespaces behind a bridge: copies per second, and CPU
-    /// time of each
-    Groups {
-        /// Members
-        #[arg(long, value_delimiter = ',', default_value = "1,16,256")]
-        members: Vec<u32>,
+    /// Datagrams delivered to a process, by size and number of compartments, beside DPDK and kernel sockets
+    Rates {
+        /// Frame sizes in bytes, up to about 3400
+        #[arg(long, value_delimiter = ',', default_value = "64,256,512,1400")]
+        sizes: Vec<usize>,
+        /// Compartments that get their share of frames
+        #[arg(long, value_delimiter = ',', default_value = "1,16,256,1024,4096")]
+        compartments: Vec<u32>,
     },
     /// Datagrams that are sent back, by size, beside DPDK and kernel sockets
     Echo {
         /// Frame sizes in bytes
         #[arg(long, value_delimiter = ',', default_value = "64,256,512,1400")]
-        sizes: Vec<usize>,
-    },
-    /// How soon an answer comes, at a low rate and at half of what can be answered, by how afnet waits, beside kernel
-    /// sockets
-    Latency,
-    /// One receiver is flooded: what that does to another one
-    Overload,
-    /// From one compartment to another, beside veth pairs
-    Local {
-        /// Sizes of payload in bytes
-        #[arg(long, value_delimiter = ',', default_value = "64,1400")]
         sizes: Vec<usize>,
     },
     /// The ring alone, from process to process, beside DPDK's memif
@@ -92,160 +63,150 @@ enum Role {
         #[arg(long, value_delimiter = ',', default_value = "64,1400")]
         sizes: Vec<usize>,
     },
-    /// The far end of a ring (started by the bench itself)
-    #[command(hide = true)]
-    Consume,
+    /// How soon an answer comes, at a low rate and at half of what can be answered, by how afnet waits, beside kernel
+    /// sockets
+    Latency,
+    /// One receiver is flooded: what that does to another one
+    Overload,
+    /// What a compartment costs: time, memory; and CPU time of the daemon while tenants wait
+    Density {
+        /// Compartments
+        #[arg(long, value_delimiter = ',', default_value = "1,100,1000,10000")]
+        numbers: Vec<u32>,
+    },
+    /// From one compartment to another, beside veth pairs
+    Local {
+        /// Sizes of payload in bytes
+        #[arg(long, value_delimiter = ',', default_value = "64,1400")]
+        sizes: Vec<usize>,
+    },
+    /// One stream for many members of a multicast group, beside namespaces behind a bridge
+    Groups {
+        /// Members
+        #[arg(long, value_delimiter = ',', default_value = "1,16,256")]
+        members: Vec<u32>,
+    },
+    /// Ordinary servers in a compartment beside the same on the host and in namespaces: connections, requests, round
+    /// trips, throughput; and what a lookup costs with many compartments
+    KernelPath {
+        /// Only measures whose name begins so
+        #[arg(long, value_delimiter = ',')]
+        measures: Vec<String>,
+        /// Compartments that hold the same port while one of them is measured; 0: without that
+        #[arg(long, value_delimiter = ',', default_value = "1,100,1000")]
+        crowds: Vec<u32>,
+    },
+    /// UDP servers under the socket shim beside the same on the kernel path, on the host and in a namespace: queries,
+    /// datagrams, round trips, and what each costs
+    Shim {
+        /// Only measures whose name begins so
+        #[arg(long, value_delimiter = ',')]
+        measures: Vec<String>,
+    },
+    /// One line: what a single afnet tenant receives
+    Rate,
     /// The server of the kernel path (started by the bench itself)
     #[command(hide = true)]
     Serve,
     /// Holds ports in compartments (started by the bench itself)
     #[command(hide = true)]
     Hold,
+    /// The far end of a ring (started by the bench itself)
+    #[command(hide = true)]
+    Consume,
     /// A counting receiver (started by the bench itself)
     #[command(hide = true, subcommand)]
     Sink(Receiver),
 }
 
-#[derive(Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 enum Receiver {
     /// A kernel UDP socket
     Kernel { port: u16 },
-    /// Endpoints of afnet, one for each compartment
-    Afnet { instance: String, start: u32, end: u32, group: Option<Ipv4Addr> },
-    /// An endpoint of afnet that sends everything back
-    AfnetEcho { instance: String, compartment: u32, wake: Wake },
     /// A kernel UDP socket that sends everything back
     KernelEcho { port: u16 },
     /// Kernel UDP sockets in a group, one in each namespace
     Members { port: u16, group: Ipv4Addr, namespaces: Vec<String> },
+    /// Endpoints of afnet, one for each compartment
+    Afnet { instance: String, start: u32, end: u32, group: Option<Ipv4Addr> },
+    /// An endpoint of afnet that sends everything back
+    AfnetEcho { instance: String, compartment: u32, wake: Wake },
+    /// Endpoints of afnet that wait
+    AfnetWaiting { instance: String, compartments: u32 },
 }
+
+/// What a run of everything does, one after the other.
+const ALL: [&str; 10] =
+    ["rates", "echo", "ring", "latency", "overload", "density", "local", "groups", "kernel-path", "shim"];
 
 fn main() -> Result<()> {
-    let arguments = Arguments::parse();
-    match arguments.command {
-        Some(Role::Sink(Receiver::Kernel { port })) => sink::kernel(port),
-        Some(Role::Sink(Receiver::Afnet { instance, start, end, group })) => {
-            afnet::receive(&instance, start..end, group)
-        }
-        Some(Role::Sink(Receiver::AfnetEcho { instance, compartment, wake })) => {
-            afnet::answer_all(&instance, compartment, wake)
-        }
-        Some(Role::Sink(Receiver::KernelEcho { port })) => sink::kernel_echo(port),
-        Some(Role::Sink(Receiver::Members { port, group, namespaces })) => {
-            groups::receive(port, group, &namespaces)
-        }
+    let Arguments { command, json, rounds, seconds, only } = Arguments::parse();
+    let bench = Bench { rounds, time: Duration::from_secs_f64(seconds), only };
+    let roles = match command {
+        Some(Role::Sink(receiver)) => return receive(receiver),
+        Some(Role::Serve) => return kernel_path::server::serve(),
+        Some(Role::Hold) => return kernel_path::crowd::hold(),
+        Some(Role::Consume) => return ring::consume(),
         Some(Role::Rate) => {
-            let samples = Subject::Afnet(1).measure(&[64], Duration::from_secs(1))?;
-            let Sample { offered, delivered } = samples[0];
+            let row = Subject::Afnet(1).measure(64, bench.time)?;
             println!(
                 "{:.2} million 64-byte datagrams per second delivered into one tenant process ({:.2} offered)",
-                delivered / 1e6,
-                offered / 1e6
+                row[0], row[1]
             );
-            Ok(())
+            return Ok(());
         }
-        Some(Role::KernelPath) => found(&arguments, |a| kernel_path::run(&a.kernel_path())),
-        Some(Role::Shim) => found(&arguments, |a| {
-            kernel_path::run(&kernel_path::Options { shim: true, crowds: Vec::new(), ..a.kernel_path() })
-        }),
-        Some(Role::Groups { ref members }) => {
-            found(&arguments, |a| Ok(groups::run(a.rounds, a.time(), members)))
-        }
-        Some(Role::Echo { ref sizes }) => found(&arguments, |a| Ok(echo::run(a.rounds, a.time(), sizes))),
-        Some(Role::Latency) => found(&arguments, |a| Ok(latency::run(a.rounds, a.time()))),
-        Some(Role::Overload) => found(&arguments, |a| Ok(overload::run(a.rounds, a.time()))),
-        Some(Role::Local { ref sizes }) => found(&arguments, |a| Ok(local::run(a.rounds, a.time(), sizes))),
-        Some(Role::Ring { ref sizes }) => found(&arguments, |a| Ok(ring::run(a.rounds, a.time(), sizes))),
-        Some(Role::Consume) => ring::consume(),
-        Some(Role::Serve) => kernel_path::server::serve(),
-        Some(Role::Hold) => kernel_path::crowd::hold(),
-        None => bench(&arguments),
-    }
-}
-
-impl Arguments {
-    fn time(&self) -> Duration {
-        Duration::from_secs_f64(self.seconds)
-    }
-
-    fn kernel_path(&self) -> kernel_path::Options {
-        kernel_path::Options {
-            rounds: self.rounds,
-            time: self.time(),
-            only: self.only.clone(),
-            measures: self.measures.clone(),
-            crowds: self.crowds.iter().copied().filter(|crowd| *crowd > 0).collect(),
-            shim: false,
-        }
-    }
-}
-
-/// One comparison by itself.
-fn found(arguments: &Arguments, run: impl FnOnce(&Arguments) -> Result<Findings>) -> Result<()> {
-    let machine = Machine::here();
+        Some(role) => vec![role],
+        None => ALL.iter().filter_map(|name| Arguments::parse_from(["bench", name]).command).collect(),
+    };
+    let mut report = Report { machine: Machine::here(), parts: Vec::new() };
     let _priority = Priority::raise();
-    show(arguments, &Report { machine, findings: Some(run(arguments)?), ..Default::default() })
-}
-
-fn show(arguments: &Arguments, report: &Report) -> Result<()> {
-    if arguments.json {
-        println!("{}", serde_json::to_string_pretty(report)?);
+    for role in &roles {
+        if let Some((name, findings)) = measure(role, &bench)? {
+            report.parts.push(Part { name, findings });
+        }
+    }
+    if json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
         report.print();
     }
     Ok(())
 }
 
-fn bench(arguments: &Arguments) -> Result<()> {
-    let mut report = Report { machine: Machine::here(), ..Default::default() };
-    let _priority = Priority::raise();
-    let many = Subject::Afnet(arguments.compartments);
-    let subjects = [
-        Subject::Afnet(1),
-        many,
-        Subject::Dpdk,
-        Subject::Bridge,
-        Subject::Routing,
-        Subject::Macvlan,
-        Subject::HostSocket,
-    ];
-    let wanted =
-        |name: &str| arguments.only.is_empty() || arguments.only.iter().any(|only| name.starts_with(only));
-    let mut chosen: Vec<(Subject, Vec<Vec<Sample>>)> = Vec::new();
-    for subject in subjects.into_iter().filter(|subject| wanted(&subject.name())) {
-        match subject.missing() {
-            Some(why) => drop(report.missing.insert(subject.name(), why)),
-            None => chosen.push((subject, vec![Vec::new(); arguments.sizes.len()])),
+fn measure(role: &Role, bench: &Bench) -> Result<Option<(&'static str, Findings)>> {
+    let kernel_path = |measures: &Vec<String>, crowds: Vec<u32>, shim| kernel_path::Options {
+        bench: bench.clone(),
+        measures: measures.clone(),
+        crowds,
+        shim,
+    };
+    Ok(Some(match role {
+        Role::Rates { sizes, compartments } => ("rates", rates::run(bench, sizes, compartments)),
+        Role::Echo { sizes } => ("echo", echo::run(bench, sizes)),
+        Role::Ring { sizes } => ("ring", ring::run(bench, sizes)),
+        Role::Latency => ("latency", latency::run(bench)),
+        Role::Overload => ("overload", overload::run(bench)),
+        Role::Density { numbers } => ("density", density::run(bench, numbers)),
+        Role::Local { sizes } => ("local", local::run(bench, sizes)),
+        Role::Groups { members } => ("groups", groups::run(bench, members)),
+        Role::KernelPath { measures, crowds } => {
+            let crowds = crowds.iter().copied().filter(|crowd| *crowd > 0).collect();
+            ("kernel-path", kernel_path::run(&kernel_path(measures, crowds, false))?)
         }
-    }
-    let time = arguments.time();
-    for round in 1..=arguments.rounds {
-        for (subject, samples) in &mut chosen {
-            eprintln!("round {round} of {}: {}", arguments.rounds, subject.name());
-            let measured = subject.measure(&arguments.sizes, time).with_context(|| subject.name())?;
-            samples.iter_mut().zip(measured).for_each(|(samples, sample)| samples.push(sample));
+        Role::Shim { measures } => ("shim", kernel_path::run(&kernel_path(measures, Vec::new(), true))?),
+        Role::Rate | Role::Serve | Role::Hold | Role::Consume | Role::Sink(_) => return Ok(None),
+    }))
+}
+
+fn receive(receiver: Receiver) -> Result<()> {
+    match receiver {
+        Receiver::Kernel { port } => sink::kernel(port),
+        Receiver::KernelEcho { port } => sink::kernel_echo(port),
+        Receiver::Members { port, group, namespaces } => groups::receive(port, group, &namespaces),
+        Receiver::Afnet { instance, start, end, group } => afnet::receive(&instance, start..end, group),
+        Receiver::AfnetEcho { instance, compartment, wake } => {
+            afnet::answer_all(&instance, compartment, wake)
         }
+        Receiver::AfnetWaiting { instance, compartments } => afnet::wait_all(&instance, compartments),
     }
-    for (i, &size) in arguments.sizes.iter().enumerate() {
-        report
-            .rates
-            .extend(chosen.iter().map(|(subject, samples)| Rate::new(subject.name(), size, &samples[i])));
-    }
-    report.compare(&arguments.sizes, &many.name());
-    if kernel_path::site::Place::ALL.iter().any(|place| wanted(place.name())) {
-        report.findings = Some(kernel_path::run(&arguments.kernel_path().brief())?);
-    }
-    if arguments.cost > 0 {
-        for (name, way) in [
-            ("afnet", cost::afnet as fn(u32) -> Result<cost::Cost>),
-            ("afnet", cost::afnet_command),
-            ("netns+bridge", cost::bridge),
-        ] {
-            if wanted(name) {
-                eprintln!("adding {} containers: {name}", arguments.cost);
-                report.costs.push(way(arguments.cost)?);
-            }
-        }
-    }
-    show(arguments, &report)
 }

@@ -11,10 +11,9 @@ use std::{
 use afnet_abi::control::{Answer, Policy, Request};
 use afnet_tests::afnetd::{Afnetd, spec};
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::server::{CLOSE, ECHO};
-use crate::sink::Sink;
+use crate::sink::{Sink, raise_file_limit};
 
 /// Address of the first one of the crowd.
 const FIRST: Ipv4Addr = Ipv4Addr::new(10, 79, 0, 1);
@@ -54,9 +53,7 @@ pub fn gather(daemon: &Afnetd<'_>, number: u32) -> Result<Sink> {
 /// If standard output is gone.
 pub fn hold() -> Result<()> {
     // Three descriptors for each compartment.
-    let most = getrlimit(Resource::Nofile).maximum;
-    setrlimit(Resource::Nofile, Rlimit { current: most, maximum: most })
-        .context("raise the limit of open files")?;
+    raise_file_limit()?;
     let mut held = Vec::new();
     for cgroup in io::stdin().lines() {
         match enter(&cgroup?) {

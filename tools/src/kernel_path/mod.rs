@@ -18,8 +18,6 @@ pub mod measure;
 pub mod server;
 pub mod site;
 
-use std::time::Duration;
-
 use afnet_tests::bed::Bed;
 use anyhow::Result;
 
@@ -29,7 +27,7 @@ use self::{
 };
 use crate::{
     cpu::Busy,
-    figures::{Comparison, Figure, Findings},
+    figures::{Bench, Comparison, Figure, Findings},
 };
 
 /// What the project wants of a compartment, relative to each base; `None`: shown, not judged.
@@ -55,44 +53,17 @@ const SHIM_ROUND_TRIP: f64 = 1.0 / 0.6;
 /// Measures of the cost of a lookup.
 const LOOKUP: [Measure; 3] = [Measure::Connects, Measure::UdpEcho, Measure::UdpRoundTrip];
 
-/// Measures of a brief run.
-const BRIEF: [Measure; 7] = [
-    Measure::Connections,
-    Measure::Requests,
-    Measure::TcpRoundTrip,
-    Measure::UdpRoundTrip,
-    Measure::UdpEcho,
-    Measure::UdpPackets,
-    Measure::BulkIn,
-];
-
 /// How to measure.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Rounds over everything.
-    pub rounds: u32,
-    /// Time of each measurement.
-    pub time: Duration,
-    /// Only places whose name begins so; empty: all.
-    pub only: Vec<String>,
+    /// Rounds, time, and which places.
+    pub bench: Bench,
     /// Only measures whose name begins so; empty: all.
     pub measures: Vec<String>,
     /// Compartments that hold the same ports, for the cost of a lookup; empty: do not measure it.
     pub crowds: Vec<u32>,
     /// UDP servers under the socket shim, too.
     pub shim: bool,
-}
-
-impl Options {
-    /// For a run in which the kernel path is one subject of many: the bench's own clients measure for a third of a
-    /// second, and what is chosen is what an operator asks first.
-    pub fn brief(mut self) -> Self {
-        if self.measures.is_empty() {
-            self.measures = BRIEF.map(|measure| measure.name().to_owned()).to_vec();
-        }
-        self.time = self.time.min(Duration::from_millis(300));
-        self
-    }
 }
 
 /// Measures everything.
@@ -109,18 +80,19 @@ pub fn run(options: &Options) -> Result<Findings> {
 }
 
 fn places(options: &Options, findings: &mut Findings) -> Result<()> {
-    let wanted =
-        |name: &str, only: &[String]| only.is_empty() || only.iter().any(|only| name.starts_with(&**only));
+    let wanted = |name: &str| {
+        options.measures.is_empty() || options.measures.iter().any(|only| name.starts_with(&**only))
+    };
     let mut measures = Vec::new();
     let all: &[Measure] = if options.shim { &Measure::UDP } else { &Measure::ALL };
-    for measure in all.iter().copied().filter(|measure| wanted(measure.name(), &options.measures)) {
+    for measure in all.iter().copied().filter(|measure| wanted(measure.name())) {
         match measure.missing() {
             Some(why) => drop(findings.missing.insert(measure.name().into(), why)),
             None => measures.push(measure),
         }
     }
     let places: &[Place] = if options.shim { &Place::WITH_SHIM } else { &Place::ALL };
-    let chosen = places.iter().filter(|place| wanted(place.name(), &options.only));
+    let chosen = places.iter().filter(|place| options.bench.wants(place.name()));
     let beds: Vec<(Place, Bed)> = chosen.map(|place| (*place, Bed::new("path"))).collect();
     let mut sites = Vec::new();
     for (place, bed) in &beds {
@@ -164,9 +136,9 @@ fn measure_all(
     // By measure, then by site.
     let mut rounds = vec![vec![Vec::new(); sites.len()]; measures.len()];
     let mut costs = rounds.clone();
-    for round in 0..options.rounds as usize {
+    for round in 0..options.bench.rounds as usize {
         for ((measure, rounds), costs) in measures.iter().zip(&mut rounds).zip(&mut costs) {
-            eprintln!("round {} of {}: {}", round + 1, options.rounds, measure.name());
+            eprintln!("round {} of {}: {}", round + 1, options.bench.rounds, measure.name());
             for i in 0..sites.len() {
                 // Forth and back, so that nobody always comes after the same one.
                 let step = if round % 2 == 0 { i } else { sites.len() - 1 - i };
@@ -177,10 +149,10 @@ fn measure_all(
                     continue;
                 }
                 let mut busy = Busy::now();
-                let value = measure.of(site, options.time).or_else(|error| {
+                let value = measure.of(site, options.bench.time).or_else(|error| {
                     eprintln!("{what}, once more: {error:#}");
                     busy = Busy::now();
-                    measure.of(site, options.time)
+                    measure.of(site, options.bench.time)
                 });
                 match value {
                     Ok(value) => {
