@@ -19,9 +19,10 @@
 //! | [`batch`] | many datagrams in one system call |
 //! | [`cpu`], [`priority`] | what operations cost; before whatever else runs on the machine |
 //! | [`figures`] | rounds, medians, ratios |
-//! | [`report`] | table and JSON |
+//! | [`report`], [`bars`] | table and JSON; a drawing |
 
 pub mod afnet;
+pub mod bars;
 pub mod batch;
 pub mod cpu;
 pub mod density;

@@ -1,9 +1,9 @@
 //! `tools/bench`: afnet beside its peers.
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::{fs, net::Ipv4Addr, path::PathBuf, time::Duration};
 
 use afnet_tools::{
-    afnet, density, echo,
+    afnet, bars, density, echo,
     figures::{Bench, Findings},
     groups, kernel_path, latency, local, overload,
     priority::Priority,
@@ -12,7 +12,7 @@ use afnet_tools::{
     ring, sink,
     subject::{Subject, Wake},
 };
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 
 /// Measures afnet beside its peers, all under the same load on one machine: everything, or one comparison.
@@ -28,6 +28,9 @@ struct Arguments {
     /// Results as one JSON object
     #[arg(long, short = 'j', global = true)]
     json: bool,
+    /// Draws the results into a file (SVG), too
+    #[arg(long, value_name = "FILE", global = true)]
+    plot: Option<PathBuf>,
     /// Rounds over all subjects
     #[arg(long, default_value_t = 3, global = true)]
     rounds: u32,
@@ -140,7 +143,7 @@ const ALL: [&str; 10] =
     ["rates", "echo", "ring", "latency", "overload", "density", "local", "groups", "kernel-path", "shim"];
 
 fn main() -> Result<()> {
-    let Arguments { command, json, rounds, seconds, only } = Arguments::parse();
+    let Arguments { command, json, plot, rounds, seconds, only } = Arguments::parse();
     let bench = Bench { rounds, time: Duration::from_secs_f64(seconds), only };
     let roles = match command {
         Some(Role::Sink(receiver)) => return receive(receiver),
@@ -164,6 +167,9 @@ fn main() -> Result<()> {
         if let Some((name, findings)) = measure(role, &bench)? {
             report.parts.push(Part { name, findings });
         }
+    }
+    if let Some(file) = plot {
+        fs::write(&file, bars::svg(&report)).with_context(|| format!("write {}", file.display()))?;
     }
     if json {
         println!("{}", serde_json::to_string_pretty(&report)?);

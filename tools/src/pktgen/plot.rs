@@ -149,7 +149,8 @@ fn grid(out: &mut String, y: f64, label: &str) {
     text(out, LEFT - 6.0, y + 4.0, "end", label);
 }
 
-fn text(out: &mut String, x: f64, y: f64, anchor: &str, content: &str) {
+/// A line of text.
+pub fn text(out: &mut String, x: f64, y: f64, anchor: &str, content: &str) {
     let content = content.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
     let _ = writeln!(out, "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{content}</text>");
 }
