@@ -104,11 +104,15 @@ struct afnet_event {
 /* Longest IGMP or MLD packet that the daemon is told of. */
 #define AFNET_PACKET_MAX 1500
 
-/* Record of the ring buffer `memberships`: a query, or a report of an old version. */
+/* Flag of afnet_packet: the kernel of this host has sent it, and it went no further. */
+#define AFNET_PACKET_KERNELS 1
+
+/* Record of the ring buffer `memberships`: a query or a report of an old version that came; or a
+ * report of the kernel's own. */
 struct afnet_packet {
 	__u32 vlan;
 	__u16 length;
-	__u16 reserved;		      /* zero */
+	__u16 flags;
 	__u8 bytes[AFNET_PACKET_MAX]; /* from the IP header on */
 };
 

@@ -67,7 +67,9 @@
 	X(PASS_ND_OWN, "passed: NS or NA sent from our own MAC address") \
 	X(PASS_ND_OTHER, "passed: neighbour discovery that asks for no address of ours, router discovery, redirects") \
 	X(PASS_NO_ROOM, "passed: the driver could not resize the frame for an answer") \
-	X(MEMBERSHIP_LOST, "IGMP or MLD packets that afnetd did not get: too fast, or longer than 1500 bytes")
+	X(MEMBERSHIP_LOST, "IGMP or MLD packets that afnetd did not get: too fast, or longer than 1500 bytes") \
+	X(TAKE_REPORT, "membership reports of this host's kernel that afnetd got instead of the network (--membership own)") \
+	X(DROP_REPORT, "dropped: membership reports of a program of this host where afnetd speaks (--membership own)")
 
 /* What the kernel path refused, by compartment (prog/confine.bpf.c). */
 #define AFNET_REFUSAL_COUNTERS(X) \

@@ -73,7 +73,7 @@ static __always_inline void tell_membership(struct xdp_md *xdp, __u32 l3, __u32 
 		return;
 	}
 	packet->vlan = vlan;
-	packet->reserved = 0;
+	packet->flags = 0;
 	if (fill_packet(xdp, packet, l3, length)) {
 		bpf_ringbuf_discard(packet, 0);
 		count(AFNET_MEMBERSHIP_LOST);

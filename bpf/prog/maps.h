@@ -32,6 +32,8 @@ volatile __u64
 volatile __u32 has_prefixes4; /* number of entries in prefixes4: 0 saves the look-up */
 volatile __u32 has_prefixes6;
 volatile __u32 host_ifindex; /* host link for local delivery; 0: none */
+volatile __u64 speaks_until; /* when the kernel speaks for the host again (CLOCK_MONOTONIC, ns) */
+volatile __u64 speaker;	     /* SO_COOKIE of the socket that the daemon speaks by */
 
 #define HASH(map, key_type, value_type)                                                            \
 	struct {                                                                                   \

@@ -31,6 +31,7 @@
 #include "ipv4.h"
 #include "ipv6.h"
 #include "local.h"
+#include "speak.h"
 
 SEC("xdp")
 int afnet_demux(struct xdp_md *xdp)

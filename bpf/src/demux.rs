@@ -9,6 +9,7 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
     sync::atomic::{AtomicU32, AtomicU64, Ordering},
+    time::Duration,
 };
 
 use libbpf_rs::{
@@ -21,10 +22,11 @@ use crate::{
     counters::Counter,
     dirty::Mapping,
     link::{PinnedLink, attach_xdp},
-    local::LocalHook,
+    local,
     map::{Index, Map},
     skel::{types, xdp::XdpSkelBuilder},
     tables::Slots,
+    tc::Unpinned,
 };
 
 /// Sizes of a device's tables. Memory for entries is taken when they are made, but for the per-slot arrays
@@ -92,8 +94,10 @@ pub struct Demux {
     config: DemuxConfig,
     program: OwnedFd,
     local_program: OwnedFd,
+    speak_program: OwnedFd,
     link: Option<PinnedLink>,
-    local: Option<LocalHook>,
+    local: Option<Unpinned>,
+    speak: Option<Unpinned>,
     globals: Mapping,
     events: Events,
     memberships: Memberships,
@@ -166,8 +170,10 @@ impl Demux {
             config: config.clone(),
             program: clone_fd(skel.progs.afnet_demux.as_fd())?,
             local_program: clone_fd(skel.progs.afnet_local.as_fd())?,
+            speak_program: clone_fd(skel.progs.afnet_speak.as_fd())?,
             link: None,
             local: None,
+            speak: None,
             globals: Mapping::new(maps.bss.as_fd(), size_of::<types::bss>())?,
             events: Events::new(events)?,
             memberships: Memberships::new(memberships)?,
@@ -212,14 +218,47 @@ impl Demux {
         if word[0].load(Ordering::Relaxed) == 0 {
             return Err(Error::NoHostLink);
         }
-        self.local = Some(LocalHook::attach(self.local_program.as_fd(), self.config.ifindex)?);
+        self.local = Some(local::attach_local(self.local_program.as_fd(), self.config.ifindex)?);
         Ok(())
+    }
+
+    /// Takes the reports of memberships that this host's kernel sends out of the device; they come to
+    /// [`Self::memberships`] instead. `speaker`: SO_COOKIE of the socket whose reports do leave. The kernel speaks again
+    /// when nobody has called [`Self::speak_on`] for a while, with [`Self::give_reports_back`], and when this value ends,
+    /// which must be dropped in that network namespace too.
+    pub fn take_reports(&mut self, speaker: u64) -> Result<(), Error> {
+        self.wide(offset_of!(types::bss, speaker)).store(speaker, Ordering::Relaxed);
+        self.speak = Some(local::attach_speak(self.speak_program.as_fd(), self.config.ifindex)?);
+        Ok(())
+    }
+
+    /// The kernel's reports are taken for this long from now on.
+    pub fn speak_on(&self, time: Duration) {
+        let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: a live structure. The clock is always there.
+        unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+        let now = Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0));
+        let until = u64::try_from((now + time).as_nanos()).unwrap_or(u64::MAX);
+        self.wide(offset_of!(types::bss, speaks_until)).store(until, Ordering::Relaxed);
+    }
+
+    /// The kernel speaks for itself from now on, whoever has taken its reports: we, or a daemon that was killed.
+    pub fn give_reports_back(&mut self) -> Result<(), Error> {
+        self.wide(offset_of!(types::bss, speaks_until)).store(0, Ordering::Relaxed);
+        match self.speak.take() {
+            Some(_) => Ok(()),
+            None => local::remove_speak(self.speak_program.as_fd(), self.config.ifindex),
+        }
+    }
+
+    fn wide(&self, offset: usize) -> &AtomicU64 {
+        &self.globals.atomics(offset, 1)[0]
     }
 
     /// Detaches the programs and removes the pin. Without this, dropping the `Demux` leaves the program running
     /// for the next daemon to take over.
     pub fn detach(&mut self) -> Result<(), Error> {
-        self.local = None;
+        (self.local, self.speak) = (None, None);
         self.link.take().map_or(Ok(()), PinnedLink::detach)
     }
 
@@ -237,8 +276,7 @@ impl Demux {
     pub fn set_mac(&self, mac: [u8; 6]) {
         let [a, b, c, d, e, f] = mac;
         let number = u64::from_le_bytes([a, b, c, d, e, f, 0, 0]);
-        let word: &[AtomicU64] = self.globals.atomics(offset_of!(types::bss, device_mac), 1);
-        word[0].store(number, Ordering::Relaxed);
+        self.wide(offset_of!(types::bss, device_mac)).store(number, Ordering::Relaxed);
     }
 
     /// A handle to the sockets' map for a worker.

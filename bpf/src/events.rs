@@ -75,12 +75,14 @@ impl Event {
     }
 }
 
-/// A query of IGMP or MLD, or a report of their old versions, as it came.
+/// A query of IGMP or MLD, or a report of their old versions, as it came; or what this host's kernel has said itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Membership {
+    /// The kernel's own report, which has gone no further ([`crate::Demux::take_reports`]).
+    pub kernels: bool,
     /// Realm on the device.
     pub vlan: Vlan,
-    /// From the IP header on.
+    /// From the IP header on; of the kernel's own what the ring has room for.
     pub packet: Vec<u8>,
 }
 
@@ -88,7 +90,8 @@ impl Membership {
     fn parse(record: &[u8]) -> Option<Self> {
         let p = types::afnet_packet::from_bytes(record)?;
         let packet = p.bytes.get(..usize::from(p.length))?.to_vec();
-        Some(Self { vlan: Vlan::from_raw(p.vlan).ok()?, packet })
+        let kernels = u32::from(p.flags) & c::PACKET_KERNELS != 0;
+        Some(Self { kernels, vlan: Vlan::from_raw(p.vlan).ok()?, packet })
     }
 }
 

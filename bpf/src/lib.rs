@@ -15,7 +15,7 @@
 //! | [`demux`](Demux) | load and attach the programs of one device, all its tables |
 //! | [`sockets`](Sockets), [`dirty`](Dirty) | the worker's handles |
 //! | [`events`](Events) | conflicts, packets of IGMP and MLD |
-//! | [`local`](Demux::attach_local), [`host`](HostDemux) | what this host sends to its own compartments |
+//! | [`local`](Demux::attach_local), [`host`](HostDemux) | what this host sends to its own compartments; what its kernel says of memberships |
 //! | [`confine`](Confinement) | the kernel path: ordinary sockets keep to their compartment's addresses |
 //! | [`releases`](Releases) | what the kernel path knows of the sockets behind claims, and when they are gone |
 //! | [`counters`](Counter) | the tables of verdicts, drop reasons and refusals |

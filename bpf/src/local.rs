@@ -1,35 +1,38 @@
-//! The hook at the ingress of `lo` (`prog/local.h`). It ends with the daemon; where the kernel has no TCX, a killed
-//! daemon's filter stays until the next one replaces it.
+//! The hooks that end with the daemon: at the ingress of `lo` (`prog/local.h`), and at the egress of the device
+//! (`prog/speak.h`).
 
 use std::{ffi::CStr, os::fd::BorrowedFd};
 
 use crate::{
     Error,
-    tc::{Direction, Place, TcHook},
+    tc::{Direction, Place, TcHook, Unpinned, has_tcx},
 };
 
-/// Priority of the filter: before those of the kernel path.
-const PRIORITY: u32 = 1;
+/// Priority of the filter at `lo`: before those of the kernel path.
+const LOCAL: u32 = 1;
+/// And at the device: behind them.
+const SPEAK: u32 = 3;
 const LO: &CStr = c"lo";
 
-/// An attachment, removed on drop.
-#[derive(Debug)]
-pub(crate) struct LocalHook(Option<TcHook>);
-
-impl LocalHook {
-    /// Attaches `program` to the loopback device of the calling thread's network namespace; `handle` tells the
-    /// filters of several devices apart.
-    pub fn attach(program: BorrowedFd<'_>, handle: u32) -> Result<Self, Error> {
-        // SAFETY: a NUL-terminated name.
-        let ifindex = unsafe { libc::if_nametoindex(LO.as_ptr()) };
-        let place = Place { ifindex, direction: Direction::Ingress, priority: PRIORITY, handle };
-        TcHook::attach(program, place, None).map(|hook| Self(Some(hook)))
-    }
+/// Attaches `program` to the loopback device of the calling thread's network namespace; `handle` tells the filters of
+/// several devices apart.
+pub(crate) fn attach_local(program: BorrowedFd<'_>, handle: u32) -> Result<Unpinned, Error> {
+    // SAFETY: a NUL-terminated name.
+    let ifindex = unsafe { libc::if_nametoindex(LO.as_ptr()) };
+    let place = Place { ifindex, direction: Direction::Ingress, priority: LOCAL, handle };
+    Unpinned::attach(program, place)
 }
 
-impl Drop for LocalHook {
-    fn drop(&mut self) {
-        // Fails only if somebody else has removed it.
-        let _gone = self.0.take().map(TcHook::detach);
-    }
+fn speak(ifindex: u32) -> Place {
+    Place { ifindex, direction: Direction::Egress, priority: SPEAK, handle: 1 }
+}
+
+/// Attaches `program` to the egress of a device of that namespace.
+pub(crate) fn attach_speak(program: BorrowedFd<'_>, ifindex: u32) -> Result<Unpinned, Error> {
+    Unpinned::attach(program, speak(ifindex))
+}
+
+/// Removes what a killed daemon has left there, which takes nothing any more.
+pub(crate) fn remove_speak(program: BorrowedFd<'_>, ifindex: u32) -> Result<(), Error> {
+    if has_tcx(program) { Ok(()) } else { TcHook::Filter(speak(ifindex)).detach() }
 }

@@ -82,7 +82,7 @@ plain! {
     afnet_compartment { flags: u32, shifts: u32, ports: [u16; c::PORTS as usize], interval: u64, tolerance: u64 },
     afnet_claim { slot: u32, port: u16, protocol: u8, shift: u8 },
     afnet_event { kind: u32, slot: u32, vlan: u32, mac: [u8; 6], flags: u16, addr: [u8; 16], nonce: [u8; 6], reserved: u16 },
-    afnet_packet { vlan: u32, length: u16, reserved: u16, bytes: [u8; c::PACKET_MAX as usize] },
+    afnet_packet { vlan: u32, length: u16, flags: u16, bytes: [u8; c::PACKET_MAX as usize] },
     afnet_compartment_counters { count: [u64; Counter::BY_COMPARTMENT] },
     afnet_device_counters { count: [u64; Counter::COUNT - Counter::BY_COMPARTMENT] },
 }

@@ -114,6 +114,24 @@ impl TcHook {
     }
 }
 
+/// An attachment without a pin: it goes with this value, and with the daemon. Where the kernel has no TCX a killed daemon's
+/// filter stays until the next one replaces it.
+#[derive(Debug)]
+pub(crate) struct Unpinned(Option<TcHook>);
+
+impl Unpinned {
+    pub fn attach(program: BorrowedFd<'_>, place: Place) -> Result<Self, Error> {
+        TcHook::attach(program, place, None).map(|hook| Self(Some(hook)))
+    }
+}
+
+impl Drop for Unpinned {
+    fn drop(&mut self) {
+        // Fails only if somebody else has removed it.
+        let _gone = self.0.take().map(TcHook::detach);
+    }
+}
+
 /// Makes sure that a device has the clsact qdisc; whether it had none.
 pub(crate) fn add_clsact(ifindex: u32) -> Result<bool, Error> {
     let mut hook = hook(ifindex, libbpf_sys::BPF_TC_INGRESS)?;

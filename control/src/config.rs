@@ -49,6 +49,17 @@ pub enum Mode {
     Generic,
 }
 
+/// Who tells the network of memberships where both could: in untagged realms.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Membership {
+    /// The kernel, which is given what endpoints want.
+    #[default]
+    Kernel,
+    /// afnetd, which is told what the kernel wants.
+    Own,
+}
+
 /// The daemon's configuration.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -59,6 +70,8 @@ pub struct Config {
     pub group: Option<String>,
     /// Keep compartments, their kernel addresses and the XDP program when the daemon ends.
     pub keep: bool,
+    /// Who speaks IGMP and MLD.
+    pub membership: Membership,
     /// Devices.
     #[serde(rename = "device")]
     pub devices: Vec<DeviceConfig>,
@@ -307,6 +320,7 @@ mod tests {
         assert_eq!(example.workers, WorkersConfig::default());
         assert_eq!(example.limits, LimitsConfig::default());
         assert_eq!(example.dad, DadConfig::default());
+        assert_eq!(example.membership, Membership::default());
         assert!(full.group.is_some() && !full.compartments.is_empty() && !full.workers.cpus.is_empty());
         assert_eq!(full.compartments[0].addresses.len(), 3);
         let policy = Policy { users: full.compartments[0].policy.users.clone(), ..Policy::default() };
@@ -316,6 +330,7 @@ mod tests {
             "instance",
             "group",
             "keep",
+            "membership",
             "name",
             "mode",
             "enabled",

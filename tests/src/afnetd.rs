@@ -80,6 +80,13 @@ impl<'a> Afnetd<'a> {
         assert!(ready == Some(true), "afnetd is not ready:\n{}", process.output());
     }
 
+    /// As [`Self::restart`], with other arguments.
+    #[track_caller]
+    pub fn restart_with(&mut self, arguments: &[&str]) {
+        self.arguments = arguments.iter().map(|&argument| argument.into()).collect();
+        self.restart();
+    }
+
     /// The instance's name.
     pub fn instance(&self) -> &str {
         &self.instance

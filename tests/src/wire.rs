@@ -34,20 +34,29 @@ impl Wire {
         Self { socket, device: device.into() }
     }
 
+    /// SO_COOKIE of its socket.
+    pub fn cookie(&self) -> u64 {
+        rustix::net::sockopt::socket_cookie(&self.socket).expect("SO_COOKIE")
+    }
+
     /// Sends a frame as it is; waits while the receiver's queue is full.
     #[track_caller]
     pub fn send(&self, frame: &[u8]) {
-        wait::until("room for a frame", || {
-            // SAFETY: the pointer and length are those of a live slice.
-            let sent = unsafe { libc::send(self.socket.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
-            let error = io::Error::last_os_error();
-            if sent < 0 && error.raw_os_error() == Some(libc::ENOBUFS) {
-                return None;
-            }
-            let whole = usize::try_from(sent) == Ok(frame.len());
-            assert!(whole, "send {} bytes to {}: {error}", frame.len(), self.device);
-            Some(())
-        });
+        wait::until_true("room for a frame", || self.offer(frame));
+    }
+
+    /// Sends a frame that may be dropped on its way out; whether it was not.
+    #[track_caller]
+    pub fn offer(&self, frame: &[u8]) -> bool {
+        // SAFETY: the pointer and length are those of a live slice.
+        let sent = unsafe { libc::send(self.socket.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
+        let error = io::Error::last_os_error();
+        if sent < 0 && error.raw_os_error() == Some(libc::ENOBUFS) {
+            return false;
+        }
+        let whole = usize::try_from(sent) == Ok(frame.len());
+        assert!(whole, "send {} bytes to {}: {error}", frame.len(), self.device);
+        true
     }
 
     /// The next frame, if one arrives in time.

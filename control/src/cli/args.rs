@@ -128,8 +128,8 @@ pub enum Command {
         /// Only this compartment.
         name: Option<String>,
     },
-    /// Show multicast groups of endpoints, and those of addresses in VLANs: filters, members, who speaks, version, querier,
-    /// timers, counts. (Groups of sockets: `ip maddr`.)
+    /// Show multicast groups of endpoints, of addresses in VLANs, and of the kernel where afnetd speaks for it: filters,
+    /// members, who speaks, version, querier, timers, counts. (Groups of sockets: `ip maddr`.)
     #[command(display_order = 8)]
     Maddr,
     /// Show devices, modes (and why not better ones) and workers of the daemon.

@@ -185,9 +185,10 @@ fn groups(realm: &Realm, out: &mut impl Write) -> io::Result<()> {
         let timer = group.timer.map_or_else(String::new, |timer| format!(" timer {}", seconds(timer)));
         writeln!(out, "    {}{}{timer}", group.address, filter(group.exclude, &group.sources))?;
         for member in &group.members {
-            writeln!(out, "        afnetns {}{}", member.name, filter(member.exclude, &member.sources))?;
+            let kind = if member.kernel { "" } else { "afnetns " };
+            writeln!(out, "        {kind}{}{}", member.name, filter(member.exclude, &member.sources))?;
         }
-        if group.kernel {
+        if group.kernel && !group.members.iter().any(|member| member.kernel) {
             writeln!(out, "        kernel")?;
         }
     }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
-use crate::config::{Config, ConfigError, DeviceConfig, Mode, Wake};
+use crate::config::{Config, ConfigError, DeviceConfig, Membership, Mode, Wake};
 
 /// Gives compartments IP addresses of their own behind one network device and one MAC address.
 ///
@@ -36,6 +36,9 @@ pub struct Args {
     /// How workers wait for packets.
     #[arg(long, value_name = "MODE")]
     pub wake: Option<Wake>,
+    /// Who speaks IGMP and MLD for this host in untagged realms: the kernel, or afnetd alone.
+    #[arg(long, value_name = "WHO")]
+    pub membership: Option<Membership>,
     /// Instance name: several daemons on one machine, one for each network namespace.
     #[arg(long, value_name = "NAME", env = "AFNET_INSTANCE")]
     pub instance: Option<String>,
@@ -70,6 +73,9 @@ impl Args {
         }
         if let Some(wake) = self.wake {
             config.workers.wake = wake;
+        }
+        if let Some(membership) = self.membership {
+            config.membership = membership;
         }
         if let Some(instance) = &self.instance {
             config.instance.clone_from(instance);

@@ -1,6 +1,6 @@
 //! What the kernel has, as last heard: addresses and neighbours. Filled once, then kept by events.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use crate::netlink::addr::KernelAddress;
@@ -15,6 +15,8 @@ const MAX_NEIGHBOURS: usize = 1 << 17;
 #[derive(Debug, Default)]
 pub struct Mirror {
     addresses: HashMap<(u32, IpAddr), KernelAddress>,
+    /// The host's own of them, by device: few.
+    own: BTreeMap<u32, BTreeSet<IpAddr>>,
     neighbours: HashMap<(u32, IpAddr), State>,
 }
 
@@ -23,7 +25,9 @@ impl Mirror {
     pub fn fill(&mut self, netlink: &mut Netlink) -> Result<(), Error> {
         let addresses = netlink.addresses()?;
         let neighbours = netlink.neighbours()?;
-        self.addresses = addresses.into_iter().map(|a| ((a.ifindex, a.address), a)).collect();
+        self.addresses.clear();
+        self.own.clear();
+        addresses.into_iter().for_each(|address| self.set_address(address));
         self.neighbours.clear();
         for neighbour in neighbours {
             self.set_neighbour(&neighbour);
@@ -33,12 +37,19 @@ impl Mirror {
 
     /// An address is there.
     pub fn set_address(&mut self, address: KernelAddress) {
+        self.remove_address(&address);
         self.addresses.insert((address.ifindex, address.address), address);
+        if !address.ours {
+            self.own.entry(address.ifindex).or_default().insert(address.address);
+        }
     }
 
     /// An address is gone.
     pub fn remove_address(&mut self, address: &KernelAddress) {
         self.addresses.remove(&(address.ifindex, address.address));
+        if let Some(own) = self.own.get_mut(&address.ifindex) {
+            own.remove(&address.address);
+        }
     }
 
     /// A neighbour is there.
@@ -79,16 +90,26 @@ impl Mirror {
         self.addresses.get(&(ifindex, address)).is_some_and(|a| !a.tentative && !a.failed)
     }
 
+    /// The host's own addresses of a device and a family.
+    fn own(&self, ifindex: u32, ipv6: bool) -> impl Iterator<Item = IpAddr> {
+        self.own.get(&ifindex).into_iter().flatten().copied().filter(move |a| a.is_ipv6() == ipv6)
+    }
+
     /// An address of the host's own on a device, to reach compartments from. Global ones first.
     pub fn host_source(&self, ifindex: u32, ipv6: bool) -> Option<IpAddr> {
-        let local = |a: &KernelAddress| match a.address {
-            IpAddr::V4(v4) => v4.is_link_local(),
-            IpAddr::V6(v6) => v6.is_unicast_link_local(),
-        };
-        self.addresses
-            .values()
-            .filter(|a| a.ifindex == ifindex && a.address.is_ipv6() == ipv6 && !a.ours && !local(a))
-            .map(|a| a.address)
-            .min()
+        self.own(ifindex, ipv6).find(|address| !is_link_local(*address))
+    }
+
+    /// The host's address on a device that membership reports come from: any of IPv4, a link-local one of IPv6.
+    pub fn speaker(&self, ifindex: u32, ipv6: bool) -> Option<IpAddr> {
+        let source = self.host_source(ifindex, ipv6).filter(|_| !ipv6);
+        source.or_else(|| self.own(ifindex, ipv6).find(|a| is_link_local(*a) && self.has(ifindex, *a)))
+    }
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
     }
 }

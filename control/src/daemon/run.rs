@@ -284,7 +284,7 @@ impl Core {
         let device = u16::try_from(index).unwrap_or(u16::MAX);
         let conflicts = found.into_iter().filter_map(|event| Conflict::new(device, event));
         conflicts.for_each(|conflict| self.conflict(&conflict));
-        packets.iter().for_each(|packet| self.heard(device, packet));
+        self.heard(device, &packets);
         more
     }
 
@@ -298,7 +298,11 @@ impl Core {
                 events::Event::Neighbour(n) => self.neighbour(&n),
                 events::Event::NeighbourGone(n) => self.neighbour_gone(&n),
                 events::Event::Address(a) => {
+                    let usable = self.mirror.has(a.ifindex, a.address);
                     self.mirror.set_address(a);
+                    if !usable {
+                        self.spoken_from(&a);
+                    }
                     self.kernel_verdict(&a);
                     self.tell_host_addresses();
                     self.flush_routes_soon();
@@ -408,6 +412,7 @@ impl Core {
         if let Some(ifindex) = self.devices[index].live.as_ref().map(|l| l.link.ifindex) {
             self.confine_device(ifindex)?;
         }
+        self.take_word(index)?;
         self.reopen_ports(number)?;
         self.groups_back(number);
         self.watch_ring(poll, index)?;

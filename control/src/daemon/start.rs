@@ -27,7 +27,7 @@ use super::probe::Probes;
 use super::release::Behind;
 use super::resolve::Resolver;
 use super::sockets::Sockets;
-use crate::config::{Config, Wake};
+use crate::config::{Config, Membership, Wake};
 use crate::error::{Context, Refused};
 use crate::names::Instance;
 use crate::netlink::Netlink;
@@ -63,12 +63,16 @@ impl Core {
             addresses: config.limits.addresses,
             prefixes: config.limits.prefixes,
         };
-        let probes = Probes::open(&config.dad)?;
+        let probes = Probes::open(&config)?;
         let mut core = Self {
             registry: Registry::new(limits),
             cgroups: Cgroups::find(&instance.directory()),
             kernel_path,
-            multicast: Multicast::new(probes.seed(), config.limits.memberships),
+            multicast: Multicast::new(
+                probes.seed(),
+                config.limits.memberships,
+                config.membership == Membership::Own,
+            ),
             config,
             instance,
             store,
@@ -118,6 +122,7 @@ impl Core {
             host.bind(&mut self.dataplane)?;
         }
         self.attach_kernel_path();
+        (0..self.devices.len()).try_for_each(|index| self.take_word(index))?;
         self.configured()?;
         self.begin_all();
         self.end_strays();

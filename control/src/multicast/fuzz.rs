@@ -22,6 +22,11 @@ pub fn mld(packet: &[u8]) {
 /// # Panics
 /// If a promise is broken.
 fn hear<F: Family>(packet: &[u8], group: F::Address, source: F::Address) {
+    if let Some(Message::Report(records)) = F::read(packet) {
+        // What is believed of the kernel never takes more than its packet.
+        let sources: usize = records.iter().map(|record| 1 + record.sources.len()).sum();
+        assert!(sources * 4 <= packet.len());
+    }
     let Some(heard) = F::parse(packet) else { return };
     let (start, mut next) = (Instant::now(), 1u64);
     let mut random = || {

@@ -28,7 +28,7 @@ pub struct Group<A> {
     pub old_at: Option<Instant>,
     /// How often.
     pub old_left: u8,
-    /// Old versions: it was us who reported last.
+    /// It was us who reported last, as far as known.
     pub last_reporter: bool,
 }
 

@@ -131,6 +131,11 @@ impl<F: Family> Host<F> {
         self.groups.get(&group)?.due()
     }
 
+    /// All groups of a member.
+    pub fn groups_of(&self, member: u64) -> impl Iterator<Item = F::Address> {
+        self.members.get(&member).into_iter().flatten().copied()
+    }
+
     /// What a member wants of a group.
     pub fn filter(&self, member: u64, group: F::Address) -> Option<&Filter<F::Address>> {
         self.groups.get(&group)?.members.get(&member)
@@ -153,10 +158,22 @@ impl<F: Family> Host<F> {
         if !filter.is_none() && !own.is_some_and(|own| own.contains(&group)) && count >= self.limits.groups {
             return Err(Refusal::Groups(self.limits.groups));
         }
+        Ok(self.follow(member, group, filter, now, random))
+    }
+
+    /// The same of a member that is bounded elsewhere.
+    pub fn follow(
+        &mut self,
+        member: u64,
+        group: F::Address,
+        filter: Filter<F::Address>,
+        now: Instant,
+        random: Random<'_>,
+    ) -> Messages<F> {
         let mut said = Vec::new();
         self.refresh(now);
         self.set(member, group, filter, now, random, &mut said);
-        Ok(said)
+        said
     }
 
     /// A member is gone.
@@ -169,9 +186,9 @@ impl<F: Family> Host<F> {
         said
     }
 
-    /// All members are gone.
-    pub fn forget_all(&mut self, now: Instant, random: Random<'_>) -> Messages<F> {
-        let members: Vec<u64> = self.members.keys().copied().collect();
+    /// All members but one are gone.
+    pub fn forget_others(&mut self, member: u64, now: Instant, random: Random<'_>) -> Messages<F> {
+        let members: Vec<u64> = self.members.keys().copied().filter(|other| *other != member).collect();
         let mut said = Vec::new();
         for member in members {
             said.extend(self.forget(member, now, random));
@@ -206,6 +223,8 @@ impl<F: Family> Host<F> {
             match self.version {
                 Version::Current => {
                     said.push(Message::Report(group.change(address)));
+                    // If the version changes before a query is answered, nobody else has reported it last.
+                    group.last_reporter = true;
                     group.change_at = group.changing().then(|| now + within(UNSOLICITED, random));
                 }
                 version => {

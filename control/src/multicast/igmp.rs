@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use afnet_dataplane::net::{checksum, protocol};
 
-use super::message::{Family, Heard, Message, Query, Record, Version, float, pack};
+use super::message::{Family, Heard, Message, Query, Record, Version, float, pack, unpack};
 
 /// The family.
 #[derive(Clone, Copy, Debug)]
@@ -71,6 +71,19 @@ impl Family for Igmp {
                     interval: Some(Duration::from_secs(float(interval.into(), 4).into())),
                 }))
             }
+            _ => None,
+        }
+    }
+
+    fn read(packet: &[u8]) -> Option<Message<Ipv4Addr>> {
+        let fixed: &[u8; 20] = packet.first_chunk()?;
+        let message = packet.get(usize::from(fixed[0] & 15) * 4..)?;
+        let group = Ipv4Addr::from(*message.get(4..)?.first_chunk::<4>()?);
+        match (fixed[0] >> 4, fixed[9], message[0]) {
+            (4, protocol::IGMP, REPORT_1) => Some(Message::OldReport(Version::Oldest, group)),
+            (4, protocol::IGMP, REPORT_2) => Some(Message::OldReport(Version::Old, group)),
+            (4, protocol::IGMP, LEAVE) => Some(Message::Leave(group)),
+            (4, protocol::IGMP, REPORT_3) => Some(Message::Report(unpack(message.get(HEAD..)?))),
             _ => None,
         }
     }
@@ -239,7 +252,10 @@ mod tests {
     #[test]
     fn reports_have_the_form_of_the_rfcs() {
         let record = Record { kind: Kind::ToExclude, group: GROUP, sources: [ME].into() };
-        let [report] = &Igmp::build(&Message::Report(vec![record]), ME, 1500)[..] else { panic!() };
+        let said = Message::Report(vec![record]);
+        let [report] = &Igmp::build(&said, ME, 1500)[..] else { panic!() };
+        assert_eq!(Igmp::read(report), Some(said));
+        assert_eq!(Igmp::read(&report[..43]), Some(Message::Report(vec![])), "cut");
         let wanted = [
             0x46, 0xc0, 0, 44, 0, 0, 0x40, 0, 1, 2, report[10], report[11], 192, 0, 2, 9, 224, 0, 0, 22,
             0x94, 4, 0, 0, 0x22, 0, report[26], report[27], 0, 0, 0, 1, 4, 0, 0, 1, 239, 1, 2, 3, 192, 0, 2,
@@ -254,9 +270,11 @@ mod tests {
             let [report] = &Igmp::build(&Message::OldReport(version, GROUP), ME, 1500)[..] else { panic!() };
             assert_eq!((report[24], &report[16..20]), (kind, &GROUP.octets()[..]));
             assert_eq!(Igmp::parse(report), Some(Heard::Report(GROUP)));
+            assert_eq!(Igmp::read(report), Some(Message::OldReport(version, GROUP)));
         }
         let [leave] = &Igmp::build(&Message::Leave(GROUP), ME, 1500)[..] else { panic!() };
         assert_eq!((leave[24], &leave[16..20]), (0x17, &[224, 0, 0, 2][..]));
+        assert_eq!(Igmp::read(leave), Some(Message::Leave(GROUP)));
         let many: BTreeSet<Ipv4Addr> = (0..2000u32).map(Ipv4Addr::from).collect();
         let record = Record { kind: Kind::Allow, group: GROUP, sources: many };
         let packets = Igmp::build(&Message::Report(vec![record]), ME, 1500);

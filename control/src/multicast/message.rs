@@ -16,6 +16,9 @@ pub trait Family: Debug {
     /// Reads an IP packet; `None`: not of this protocol, damaged, forged, or of no interest to a host.
     fn parse(packet: &[u8]) -> Option<Heard<Self::Address>>;
 
+    /// Reads what a host says in an IP packet of its own, which may be cut: nobody else's, so no rule is checked.
+    fn read(packet: &[u8]) -> Option<Message<Self::Address>>;
+
     /// The IP packets for a message, none longer than `mtu`. The source may be the unspecified address.
     fn build(message: &Message<Self::Address>, source: Self::Address, mtu: usize) -> Vec<Vec<u8>>;
 }
@@ -76,6 +79,19 @@ pub enum Kind {
     Block = 6,
 }
 
+impl Kind {
+    /// Whether it names all that is wanted from now on.
+    pub fn is_whole(self) -> bool {
+        matches!(self, Self::IsExclude | Self::ToInclude | Self::ToExclude)
+    }
+
+    fn of(number: u8) -> Option<Self> {
+        let all =
+            [Self::IsInclude, Self::IsExclude, Self::ToInclude, Self::ToExclude, Self::Allow, Self::Block];
+        all.into_iter().find(|kind| *kind as u8 == number)
+    }
+}
+
 /// A group record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record<A> {
@@ -96,6 +112,19 @@ pub enum Message<A> {
     OldReport(Version, A),
     /// Version [`Version::Old`]: the last one that has reported the group leaves it.
     Leave(A),
+}
+
+/// The same in fewer reports: each group has its say once.
+pub fn joined<A>(said: Vec<Message<A>>) -> Vec<Message<A>> {
+    let (mut all, mut records) = (Vec::new(), Vec::new());
+    for message in said {
+        match message {
+            Message::Report(more) => records.extend(more),
+            other => all.push(other),
+        }
+    }
+    all.extend((!records.is_empty()).then_some(Message::Report(records)));
+    all
 }
 
 /// Cuts records into those of packets with room for `room` bytes of records, each with a head of `head` bytes and sources of
@@ -133,6 +162,22 @@ pub(super) fn pack<A: Copy + Ord>(
         }
     }
     packets
+}
+
+/// Records of addresses of `N` bytes: those that are there whole. What is of no known kind is skipped.
+pub(super) fn unpack<A: Copy + Ord + From<[u8; N]>, const N: usize>(mut rest: &[u8]) -> Vec<Record<A>> {
+    let mut records = Vec::new();
+    while let Some([kind, auxiliary, high, low]) = rest.first_chunk() {
+        let sources = usize::from(u16::from_be_bytes([*high, *low]));
+        let end = 4 + N * (sources + 1);
+        let Some((group, list)) = rest.get(4..end).and_then(<[u8]>::split_first_chunk) else { break };
+        if let Some(kind) = Kind::of(*kind) {
+            let sources = list.as_chunks::<N>().0.iter().map(|bytes| A::from(*bytes)).collect();
+            records.push(Record { kind, group: A::from(*group), sources });
+        }
+        rest = rest.get(end + 4 * usize::from(*auxiliary)..).unwrap_or_default();
+    }
+    records
 }
 
 /// A number in the floating form of Max Resp Code and QQIC: below 2^(m+e) as it is, else a mantissa of `m` bits and an

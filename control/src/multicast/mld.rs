@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use afnet_dataplane::net::{checksum, protocol};
 
-use super::message::{Family, Heard, Message, Query, Record, Version, float, pack};
+use super::message::{Family, Heard, Message, Query, Record, Version, float, pack, unpack};
 
 /// The family.
 #[derive(Clone, Copy, Debug)]
@@ -71,6 +71,23 @@ impl Family for Mld {
                 query.interval = Some(Duration::from_secs(float(interval.into(), 4).into()));
                 Some(Heard::Query(query))
             }
+            _ => None,
+        }
+    }
+
+    fn read(packet: &[u8]) -> Option<Message<Ipv6Addr>> {
+        let fixed: &[u8; 40] = packet.first_chunk()?;
+        let (mut next, mut at) = (fixed[6], 40);
+        if next == 0 {
+            let [after, len] = *packet.get(at..)?.first_chunk()?;
+            (next, at) = (after, at + 8 + 8 * usize::from(len));
+        }
+        let message = packet.get(at..)?;
+        let group = || message.get(8..)?.first_chunk::<16>().map(|bytes| Ipv6Addr::from(*bytes));
+        match (fixed[0] >> 4, next, *message.first()?) {
+            (6, protocol::ICMPV6, REPORT_1) => Some(Message::OldReport(Version::Old, group()?)),
+            (6, protocol::ICMPV6, DONE) => Some(Message::Leave(group()?)),
+            (6, protocol::ICMPV6, REPORT_2) => Some(Message::Report(unpack(message.get(8..)?))),
             _ => None,
         }
     }
@@ -208,7 +225,10 @@ mod tests {
     #[test]
     fn reports_have_the_form_of_the_rfcs() {
         let record = Record { kind: Kind::ToExclude, group: GROUP, sources: [SOURCE].into() };
-        let [report] = &Mld::build(&Message::Report(vec![record]), ROUTER, 1500)[..] else { panic!() };
+        let said = Message::Report(vec![record]);
+        let [report] = &Mld::build(&said, ROUTER, 1500)[..] else { panic!() };
+        assert_eq!(Mld::read(report), Some(said));
+        assert_eq!(Mld::read(&report[..91]), Some(Message::Report(vec![])), "cut");
         assert_eq!(report[..8], [0x60, 0, 0, 0, 0, 52, 0, 1]);
         assert_eq!(report[24..48], [&ALL_MLDV2.octets()[..], &[58, 0, 5, 2, 0, 0, 1, 0]].concat());
         let body = [&[0, 0, 0, 1, 4, 0, 0, 1][..], &GROUP.octets(), &SOURCE.octets()].concat();
@@ -218,6 +238,8 @@ mod tests {
         assert_eq!(Mld::parse(&old[0]), Some(Heard::Report(GROUP)));
         let done = Mld::build(&Message::Leave(GROUP), ROUTER, 1500);
         assert_eq!((done[0][48], &done[0][24..40]), (132, &ALL_ROUTERS.octets()[..]));
+        assert_eq!(Mld::read(&old[0]), Some(Message::OldReport(Version::Old, GROUP)));
+        assert_eq!(Mld::read(&done[0]), Some(Message::Leave(GROUP)));
         for (group, told) in [
             ("ff02::1", false),
             ("ff01::5", false),

@@ -10,6 +10,7 @@
 //! |---|---|
 //! | [`filter`] | INCLUDE and EXCLUDE, merged (RFC 3376 3.2, RFC 3810 4.2) |
 //! | [`group`] | what has to be said of a group (5.1, 5.2) |
+//! | [`follow`](mod@follow) | the other way round: what a host wants that says this |
 //! | [`host`] | [`Host`]: all groups of a realm, versions (7.2.1), quotas |
 //! | [`message`] | what is said and heard, [`Family`] |
 //! | [`igmp`], [`mld`] | the two encodings |
@@ -18,6 +19,7 @@
 //! sections named without an RFC are those of RFC 3376.
 
 pub mod filter;
+pub mod follow;
 pub mod fuzz;
 pub mod group;
 pub mod host;
@@ -26,6 +28,7 @@ pub mod message;
 pub mod mld;
 
 pub use self::filter::Filter;
+pub use self::follow::follow;
 pub use self::host::{Counts, Host, Limits, Refusal};
 pub use self::message::{Family, Heard, Message, Query, Version};
 pub use crate::dad::Random;

@@ -20,7 +20,7 @@ mod claims;
 mod realm;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use afnet_abi::control::{AddressState, Defend, Policy};
 use afnet_abi::vlan::Vlan;
@@ -322,6 +322,15 @@ impl Registry {
         let usable = prefix.len != bits(address)
             || self.find(realm, prefix).is_some_and(|(_, owned)| owned.state == AddressState::Ok);
         usable.then_some(slot)
+    }
+
+    /// A link-local IPv6 address of a realm that is in use.
+    pub fn link_local(&self, realm: Realm) -> Option<Ipv6Addr> {
+        let usable = |address: &Ipv6Addr| {
+            let found = self.find(realm, Prefix { address: (*address).into(), len: 128 });
+            found.is_some_and(|(_, owned)| owned.state == AddressState::Ok && !owned.delegated)
+        };
+        self.realms.get(&realm)?.link_local().find(usable)
     }
 
     /// Who has exactly this prefix or address of those that the kernel holds too; on the first device that has it.

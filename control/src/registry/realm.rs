@@ -1,6 +1,6 @@
 //! Owners of the addresses of one realm: exact addresses in a hash, prefixes by length, longest match first.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{Slot, bits};
@@ -36,12 +36,20 @@ impl Prefix {
     }
 }
 
+fn link_local(address: IpAddr) -> Option<Ipv6Addr> {
+    match address {
+        IpAddr::V6(v6) if v6.is_unicast_link_local() => Some(v6),
+        _ => None,
+    }
+}
+
 /// Owners in one realm.
 #[derive(Debug, Default)]
 pub struct Owners {
     exact: HashMap<IpAddr, Slot>,
     /// By family (IPv6?) and length, then network.
     prefixes: BTreeMap<(bool, u8), HashMap<IpAddr, Slot>>,
+    link_local: BTreeSet<Ipv6Addr>,
 }
 
 impl Owners {
@@ -49,6 +57,7 @@ impl Owners {
     pub fn insert(&mut self, prefix: Prefix, slot: Slot) {
         if prefix.len == bits(prefix.address) {
             self.exact.insert(prefix.address, slot);
+            self.link_local.extend(link_local(prefix.address));
         } else {
             let key = (prefix.address.is_ipv6(), prefix.len);
             self.prefixes.entry(key).or_default().insert(prefix.network(), slot);
@@ -58,6 +67,7 @@ impl Owners {
     /// Takes an entry out and returns its owner.
     pub fn remove(&mut self, prefix: Prefix) -> Option<Slot> {
         if prefix.len == bits(prefix.address) {
+            link_local(prefix.address).map(|address| self.link_local.remove(&address));
             return self.exact.remove(&prefix.address);
         }
         let key = (prefix.address.is_ipv6(), prefix.len);
@@ -86,6 +96,11 @@ impl Owners {
             let prefix = Prefix { address: Prefix { address, len: *len }.network(), len: *len };
             networks.get(&prefix.address).map(|slot| (prefix, *slot))
         }))
+    }
+
+    /// All exact link-local IPv6 addresses.
+    pub fn link_local(&self) -> impl Iterator<Item = Ipv6Addr> {
+        self.link_local.iter().copied()
     }
 
     /// Number of exact addresses.

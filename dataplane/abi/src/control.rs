@@ -559,6 +559,9 @@ pub enum Speaker {
 pub struct Member {
     /// Its name.
     pub name: String,
+    /// It is the kernel, for its own sockets and those of compartments, where afnetd speaks for it.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub kernel: bool,
     /// It hears all sources but these; else these alone.
     #[serde(default)]
     pub exclude: bool,

@@ -1,5 +1,5 @@
 //! Multicast and broadcast for endpoints: what the network is told, and who hears what. The judge is a kernel bridge that
-//! asks and snoops: what it knows of groups, and what it lets through.
+//! asks and snoops: what it knows of groups, and what it lets through. Most of it holds whoever speaks in the untagged realm.
 
 use std::{
     collections::BTreeSet,
@@ -22,27 +22,29 @@ use afnet_tests::{
 use rustix::io::Errno;
 
 const PORT: u16 = 5000;
+/// Values of `--membership`, and who speaks then.
+pub const SPEAKERS: [(&str, &str); 2] = [("kernel", "kernel"), ("own", "afnetd")];
 /// Tags of the realm `vlan 5`.
 const FIVE: &[(u16, u16)] = &[(0x8100, 5)];
 const PEER_MAC: packet::Mac = [2, 0xbb, 0, 0, 0, 7];
 /// A group of each family, and the sender's address.
-const FAMILIES: [(&str, &str); 2] = [("239.1.2.3", PEER_V4), ("ff15::123", PEER_V6)];
+pub const FAMILIES: [(&str, &str); 2] = [("239.1.2.3", PEER_V4), ("ff15::123", PEER_V6)];
 
-fn ip(text: &str) -> IpAddr {
+pub fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-fn at(address: &str, port: u16) -> SocketAddr {
+pub fn at(address: &str, port: u16) -> SocketAddr {
     SocketAddr::new(ip(address), port)
 }
 
-fn membership(group: &str, exclude: bool, sources: &[&str]) -> Membership {
+pub fn membership(group: &str, exclude: bool, sources: &[&str]) -> Membership {
     let sources = sources.iter().map(|s| ip(s)).collect();
     Membership { group: ip(group), device: None, exclude, sources }
 }
 
 /// Puts the peer's end into a bridge that asks, in these versions, and snoops; it has the peer's addresses.
-fn snoop(bed: &Bed, (igmp, mld): (u8, u8)) {
+pub fn snoop(bed: &Bed, (igmp, mld): (u8, u8)) {
     let peer = &bed.peer;
     // It asks every second; answers come, and members count as gone, within a fifth of one.
     peer.ip(&format!(
@@ -62,7 +64,7 @@ fn snoop(bed: &Bed, (igmp, mld): (u8, u8)) {
 }
 
 /// What the bridge knows of a group at a port: filter mode and sources.
-fn known(bed: &Bed, group: &str, port: &str) -> Option<(String, BTreeSet<String>)> {
+pub fn known(bed: &Bed, group: &str, port: &str) -> Option<(String, BTreeSet<String>)> {
     let text = bed.peer.run("bridge -d -j mdb show dev br0");
     let all: serde_json::Value = serde_json::from_str(&text).expect("JSON of bridge(8)");
     let is_it = |e: &&serde_json::Value| e["grp"] == group && e["port"] == port && e.get("src").is_none();
@@ -73,7 +75,7 @@ fn known(bed: &Bed, group: &str, port: &str) -> Option<(String, BTreeSet<String>
 }
 
 #[track_caller]
-fn await_known(bed: &Bed, group: &str, mode: &str, sources: &[&str]) {
+pub fn await_known(bed: &Bed, group: &str, mode: &str, sources: &[&str]) {
     let wanted = (mode.to_owned(), sources.iter().map(|s| (*s).to_owned()).collect());
     let found =
         wait::within(wait::PATIENCE, || (known(bed, group, PEER).as_ref() == Some(&wanted)).then_some(()));
@@ -82,12 +84,18 @@ fn await_known(bed: &Bed, group: &str, mode: &str, sources: &[&str]) {
 }
 
 #[track_caller]
-fn await_forgotten(bed: &Bed, group: &str) {
-    wait::until_true("the bridge to forget", || known(bed, group, PEER).is_none());
+pub fn await_forgotten(bed: &Bed, group: &str) {
+    let found = wait::within(wait::PATIENCE, || known(bed, group, PEER).is_none().then_some(()));
+    assert!(found.is_some(), "{group} is not forgotten: {}", bed.peer.run("bridge -d -s mdb show dev br0"));
 }
 
-fn two_compartments<'a>(bed: &'a Bed) -> (Afnetd<'a>, Endpoint, Endpoint) {
-    let daemon = Afnetd::start(bed);
+/// A daemon with a value of `--membership`.
+pub fn start<'a>(bed: &'a Bed, membership_of: &str) -> Afnetd<'a> {
+    Afnetd::start_with(&bed.host, &["--device", DEVICE, "--membership", membership_of])
+}
+
+fn two_compartments<'a>(bed: &'a Bed, membership_of: &str) -> (Afnetd<'a>, Endpoint, Endpoint) {
+    let daemon = start(bed, membership_of);
     daemon.add_compartment("a", &["192.0.2.10/24", "2001:db8::10/64"]);
     daemon.add_compartment("b", &["192.0.2.11/24", "2001:db8::11/64"]);
     let [a, b] = ["a", "b"].map(|name| daemon.claim(name, PORT));
@@ -129,9 +137,10 @@ fn refused(result: Result<(), Error>, errno: Errno) -> String {
 
 #[test]
 fn a_querier_learns_the_merged_filters() {
-    for versions in [(3, 2), (2, 1)] {
+    let both = SPEAKERS.iter().flat_map(|speaker| [(speaker, (3, 2)), (speaker, (2, 1))]);
+    for ((membership_of, speaker), versions) in both {
         let bed = Bed::new("groups");
-        let (mut daemon, mut a, mut b) = two_compartments(&bed);
+        let (mut daemon, mut a, mut b) = two_compartments(&bed, membership_of);
         snoop(&bed, versions);
         for (group, source) in FAMILIES {
             let other = if source == PEER_V4 { "192.0.2.77" } else { "2001:db8::77" };
@@ -146,7 +155,7 @@ fn a_querier_learns_the_merged_filters() {
             step(&mut b, true, &[other], "exclude", &[other]);
             step(&mut a, true, &[], "exclude", &[]);
             let shown = daemon.ok("maddr");
-            assert!(shown.contains("speaker kernel") && shown.contains(group), "{shown}");
+            assert!(shown.contains(&format!("speaker {speaker}")) && shown.contains(group), "{shown}");
             a.leave(ip(group)).expect("leave");
             // What an endpoint has joined it leaves when it goes.
             drop(b);
@@ -160,8 +169,12 @@ fn a_querier_learns_the_merged_filters() {
 
 #[test]
 fn members_hear_through_the_bridge_and_nobody_else() {
+    SPEAKERS.iter().for_each(|(membership_of, _)| members_hear(membership_of));
+}
+
+fn members_hear(membership_of: &str) {
     let bed = Bed::new("hear");
-    let (mut daemon, mut a, mut b) = two_compartments(&bed);
+    let (mut daemon, mut a, mut b) = two_compartments(&bed, membership_of);
     snoop(&bed, (3, 2));
     let stranger = Netns::new("hear-stranger");
     Veth::default().connect((&stranger, "str0"), (&bed.peer, "port1"));
@@ -218,8 +231,12 @@ fn say(endpoint: &mut Endpoint, message: &Message<'_>) {
 
 #[test]
 fn what_members_send_is_heard_here_and_outside() {
+    SPEAKERS.iter().for_each(|(membership_of, _)| members_send(membership_of));
+}
+
+fn members_send(membership_of: &str) {
     let bed = Bed::new("say");
-    let (mut daemon, mut a, mut b) = two_compartments(&bed);
+    let (mut daemon, mut a, mut b) = two_compartments(&bed, membership_of);
     bed.peer.ip(&format!("route add 224.0.0.0/4 dev {PEER}"));
     for (group, source) in FAMILIES {
         for endpoint in [&mut a, &mut b] {
@@ -307,7 +324,7 @@ fn tagged_realms_are_reported_by_afnetd() {
 #[test]
 fn broadcast_is_for_those_who_ask() {
     let bed = Bed::new("broadcast");
-    let (mut daemon, mut a, mut b) = two_compartments(&bed);
+    let (mut daemon, mut a, mut b) = two_compartments(&bed, "kernel");
     let socket = bed.peer_socket(PEER_V4);
     socket.set_broadcast(true).expect("set SO_BROADCAST");
     for to in ["192.0.2.255", "255.255.255.255"] {
@@ -368,8 +385,12 @@ fn what_cannot_be_heard_is_refused_and_changes_nothing() {
 
 #[test]
 fn groups_are_joined_again_after_a_restart() {
+    SPEAKERS.iter().for_each(|(membership_of, _)| joined_again(membership_of));
+}
+
+fn joined_again(membership_of: &str) {
     let bed = Bed::new("regroup");
-    let mut daemon = Afnetd::start(&bed);
+    let mut daemon = start(&bed, membership_of);
     daemon.add_compartment("a", &["192.0.2.10/24", "2001:db8::10/64"]);
     bed.peer.ip(&format!("route add 224.0.0.0/4 dev {PEER}"));
     let mut a = daemon.claim("a", PORT);
@@ -390,9 +411,13 @@ fn groups_are_joined_again_after_a_restart() {
 /// The host's own programs and those of compartments that have nothing to do with the fast path, in the same groups.
 #[test]
 fn ordinary_programs_hear_and_are_heard() {
+    SPEAKERS.iter().for_each(|(membership_of, _)| ordinary_programs(membership_of));
+}
+
+fn ordinary_programs(membership_of: &str) {
     const OTHER_PORT: u16 = 6000;
     let bed = Bed::new("mixed");
-    let (mut daemon, mut a, b) = two_compartments(&bed);
+    let (mut daemon, mut a, b) = two_compartments(&bed, membership_of);
     drop(b);
     daemon.add_compartment("c", &["192.0.2.12/24", "2001:db8::12/64"]);
     for ns in [&bed.peer, &bed.host] {

@@ -26,6 +26,7 @@ mod limit;
 mod local;
 mod loopback;
 mod maddr;
+mod own;
 mod queues;
 mod raw;
 mod recovery;

@@ -158,6 +158,12 @@ impl Users {
         Self(all)
     }
 
+    /// All groups of an interface that somebody is in.
+    pub fn groups(&self, ifindex: u32) -> impl Iterator<Item = IpAddr> {
+        let there = self.0.iter().filter(move |((of, _), users)| *of == ifindex && **users > 0);
+        there.map(|((_, group), _)| *group)
+    }
+
     /// In a group.
     pub fn of(&self, place: Place) -> u32 {
         self.0.get(&place).copied().unwrap_or(0)

@@ -109,10 +109,13 @@ impl Core {
             }
         }
         self.multicast.kernel.forget(ifindex);
+        self.forget_kernel(device);
     }
 
     /// A device is back.
     pub(in super::super) fn groups_back(&mut self, device: u16) {
+        self.filter_again::<Igmp>(device);
+        self.filter_again::<Mld>(device);
         for (id, realm, group, sources) in self.groups_of(device) {
             let Some(ifindex) = self.live_ifindex(realm) else { continue };
             let told = self.tell_group(realm, id, group, &sources);

@@ -10,34 +10,38 @@
 //!                                  reports, by AF_PACKET       sockets of ours (kernel.rs):
 //!                                                              the kernel merges and reports
 //! ```
+//! With `--membership own` the way on the left is that of untagged realms, too, and the kernel a member (own.rs).
 //!
 //! | file | what |
 //! |---|---|
 //! | `mod.rs` | the machines and what they say |
 //! | `listen.rs` | endpoints: what may be asked for, workers, XDP program |
 //! | `kernel.rs` | groups that the kernel reports for us; who else is in them; the device's filter |
+//! | `own.rs` | what the kernel is in where we report |
 //!
 //! One speaker for each realm: where the kernel has an interface it speaks for itself already, so it is given what our
-//! members want. In untagged realms the machine only follows: queriers, versions, filters for those who look.
+//! members want, and the machine only follows: queriers, versions, filters for those who look. Or the word is taken from it.
 //!
-//! Reports in tagged realms come from 0.0.0.0 (RFC 3376 4.2.13), or from `::` (RFC 3590) unless a compartment has a
-//! link-local address there: the host has none of its own.
+//! Reports in untagged realms come from the host's addresses. In tagged ones it has none: they come from 0.0.0.0 (RFC 3376
+//! 4.2.13), or from `::` (RFC 3590) unless a compartment has a link-local address there.
 
 mod kernel;
 mod listen;
+mod own;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 use abi::{Answer, Group, Realm as RealmGroups};
-use afnet_abi::control::{self as abi, AddressState};
+use afnet_abi::control as abi;
 use afnet_abi::vlan::Vlan;
 use afnet_bpf::Membership;
 use afnet_dataplane::Sources;
 use rustix::io::Errno;
 
 use self::kernel::{Filters, Kernel};
+use self::own::{Followed, KERNEL};
 use super::core::Core;
 use crate::dad::{frame, splitmix};
 use crate::error::Refused;
@@ -50,7 +54,7 @@ pub use self::listen::{MAX_SOURCES, Wanted, subnet_broadcast};
 
 /// Groups are spread over time by their random delays; this many realms have their turn in one of the loop at most.
 const BURST: usize = 64;
-/// Numbers of addresses as members; those below are endpoints'.
+/// Numbers of addresses as members; those below are endpoints', the last one is [`KERNEL`].
 const ADDRESSES: u64 = 1 << 63;
 
 /// What there is for it.
@@ -64,6 +68,9 @@ pub struct Multicast {
     random: u64,
     kernel: Kernel,
     filters: Filters,
+    /// We speak in untagged realms, too.
+    own: bool,
+    followed: Followed,
 }
 
 /// The machines of a realm.
@@ -137,8 +144,9 @@ impl Spoken for Mld {
 }
 
 impl Multicast {
-    /// `seed`: delays are to differ from those of other hosts. `groups`: most of one member.
-    pub fn new(seed: u64, groups: usize) -> Self {
+    /// `seed`: delays are to differ from those of other hosts. `groups`: most of one member. `own`: the kernel is not to
+    /// speak.
+    pub fn new(seed: u64, groups: usize, own: bool) -> Self {
         Self {
             realms: HashMap::new(),
             limits: Limits { groups, sources: MAX_SOURCES },
@@ -147,13 +155,31 @@ impl Multicast {
             random: seed,
             kernel: Kernel::default(),
             filters: Filters::default(),
+            own,
+            followed: Followed::default(),
         }
     }
 
     /// When [`Core::multicast`] has something to do.
     pub fn next(&self) -> Option<Instant> {
         let machines = self.realms.values().flat_map(|hosts| [hosts.igmp.due(), hosts.mld.due()]).flatten();
-        machines.chain(self.kernel.next_look()).min()
+        machines.chain(self.kernel.next_look()).chain(self.followed.next_look()).min()
+    }
+
+    /// Whether we report membership there, and not the kernel.
+    pub fn speaks(&self, realm: Realm) -> bool {
+        self.own || realm.vlan != Vlan::NONE
+    }
+
+    /// The solicited-node group of an address for which we have to speak. The kernel joins those of its own addresses; and
+    /// where it speaks, `probe::groups` joins the others.
+    fn solicited(&self, owned: &Owned) -> Option<Ipv6Addr> {
+        match owned.address {
+            IpAddr::V6(v6) if self.speaks(owned.realm) && !owned.delegated && !owned.on_device() => {
+                Some(frame::solicited_node(v6))
+            }
+            _ => None,
+        }
     }
 
     fn hosts(&mut self, realm: Realm) -> &mut Hosts {
@@ -167,18 +193,17 @@ impl Multicast {
     }
 }
 
-/// The solicited-node group of an address for which we have to speak. (In untagged realms the kernel joins for its own
-/// addresses, and `probe::groups` for the others.)
-fn solicited(owned: &Owned) -> Option<Ipv6Addr> {
-    match owned.address {
-        IpAddr::V6(v6) if speaks(owned.realm) && !owned.delegated => Some(frame::solicited_node(v6)),
-        _ => None,
-    }
+/// Whether a member but the kernel is in a group.
+fn is_held<F: Spoken>(host: &Host<F>, group: F::Address) -> bool {
+    host.members(group).any(|member| member != KERNEL)
 }
 
-/// Whether we report membership there, and not the kernel.
-fn speaks(realm: Realm) -> bool {
-    realm.vlan != Vlan::NONE
+/// With our random numbers.
+fn with_random<T>(all: &mut Multicast, act: impl FnOnce(&mut Multicast, &mut dyn FnMut() -> u64) -> T) -> T {
+    let mut random = all.random;
+    let done = act(all, &mut || splitmix(&mut random));
+    all.random = random;
+    done
 }
 
 /// Sources in a family's own form.
@@ -190,7 +215,7 @@ fn filter<F: Spoken>(wanted: &Sources) -> Filter<F::Address> {
 impl Core {
     /// An address is to be heard of: before it is probed.
     pub(super) fn join(&mut self, owned: &Owned) {
-        let Some(group) = solicited(owned) else { return };
+        let Some(group) = self.multicast.solicited(owned) else { return };
         let all = &mut self.multicast;
         let member = *all.members.entry((owned.realm, owned.address)).or_insert_with(|| {
             all.next_member += 1;
@@ -203,7 +228,7 @@ impl Core {
 
     /// It is no more.
     pub(super) fn leave(&mut self, owned: &Owned) {
-        let Some(group) = solicited(owned) else { return };
+        let Some(group) = self.multicast.solicited(owned) else { return };
         let Some(member) = self.multicast.members.remove(&(owned.realm, owned.address)) else { return };
         if let Err(e) = self.report::<Mld>(owned.realm, member, group, &Sources::none()) {
             tracing::error!("leaving {group} for {}: {e}", owned.address);
@@ -220,45 +245,63 @@ impl Core {
     ) -> Result<(), Refused> {
         let ifindex = self.live_ifindex(realm);
         let all = &mut self.multicast;
-        let mut random = all.random;
         let host = F::host(all.hosts(realm));
-        let wants = |host: &Host<F>| host.wanted(group).cloned().unwrap_or(Filter::none());
-        let (before, own) = (wants(host), host.filter(member, group).cloned().unwrap_or(Filter::none()));
+        let (before, own) = (is_held(host, group), host.filter(member, group).cloned());
         let now = Instant::now();
-        let said = host
-            .listen(member, group, filter::<F>(wanted), now, &mut || splitmix(&mut random))
-            .map_err(|e| Refused::new(Errno::NOBUFS, e.to_string()))?;
-        let merged = wants(host);
-        all.random = random;
+        let said = with_random(all, |all, random| {
+            F::host(all.hosts(realm)).listen(member, group, filter::<F>(wanted), now, random)
+        });
+        let said = said.map_err(|e| Refused::new(Errno::NOBUFS, e.to_string()))?;
+        let host = F::host(all.hosts(realm));
+        let held = is_held(host, group);
+        let merged = host.wanted(group).cloned().unwrap_or(Filter::none());
         let address: IpAddr = group.into();
-        if speaks(realm) {
+        if all.speaks(realm) {
             if let Some(ifindex) = ifindex {
-                all.filters.change(ifindex, address, !before.is_none(), !merged.is_none());
+                all.filters.change(ifindex, address, before, held);
+                self.hear_host_link(realm, address, held);
             }
             self.say::<F>(realm, &said);
             return Ok(());
         }
         let Some(ifindex) = ifindex else { return Ok(()) };
         if let Err(e) = all.kernel.set(ifindex, address, &merged) {
-            let host = F::host(all.hosts(realm));
             // Back to what it was, which was within all limits.
-            drop(host.listen(member, group, own, now, &mut || splitmix(&mut random)));
+            let own = own.unwrap_or(Filter::none());
+            drop(with_random(all, |all, random| {
+                F::host(all.hosts(realm)).listen(member, group, own, now, random)
+            }));
             let text = format!(
                 "the kernel does not join {address} with {} sources: {e}; see net.ipv4.igmp_max_msf, net.ipv6.mld_max_msf and net.core.optmem_max",
                 merged.sources().len()
             );
             return Err(Refused::new(e, text));
         }
-        // By IPv4 the kernel takes what endpoints send to its own sockets at the host link, if it is in the group there.
-        if address.is_ipv4()
-            && let Some(link) = self.host.as_ref().map(|host| host.link.kernel.ifindex)
-        {
-            let wanted = if merged.is_none() { Filter::none() } else { Filter::<F::Address>::all() };
-            if let Err(e) = all.kernel.set(link, address, &wanted) {
-                tracing::warn!("joining {address} at the host link: {e}");
-            }
-        }
+        self.hear_host_link(realm, address, held);
         Ok(())
+    }
+
+    /// By IPv4 the kernel takes what endpoints send to its own sockets at the host link, if it is in the group there.
+    fn hear_host_link(&mut self, realm: Realm, group: IpAddr, wanted: bool) {
+        let link = self.host.as_ref().map(|host| host.link.kernel.ifindex);
+        let Some(link) = link.filter(|_| realm.vlan == Vlan::NONE && group.is_ipv4()) else { return };
+        let wanted = if wanted { Filter::<IpAddr>::all() } else { Filter::none() };
+        if let Err(e) = self.multicast.kernel.set(link, group, &wanted) {
+            tracing::warn!("joining {group} at the host link: {e}");
+        }
+    }
+
+    /// A device is back, whose filter knows nothing of groups.
+    fn filter_again<F: Spoken>(&mut self, device: u16) {
+        let mut realms: Vec<Realm> = self.multicast.realms.keys().copied().collect();
+        realms.retain(|realm| realm.device == device && self.multicast.speaks(*realm));
+        for realm in realms {
+            let Some(ifindex) = self.live_ifindex(realm) else { continue };
+            let all = &mut self.multicast;
+            let host = F::host(all.hosts(realm));
+            let held: Vec<F::Address> = host.groups().map(|(g, _)| g).filter(|g| is_held(host, *g)).collect();
+            held.into_iter().for_each(|group| all.filters.change(ifindex, group.into(), false, true));
+        }
     }
 
     fn live_ifindex(&self, realm: Realm) -> Option<u32> {
@@ -273,6 +316,9 @@ impl Core {
         if self.multicast.kernel.next_look().is_some_and(|at| at <= now) {
             self.look_at_kernel(now);
         }
+        if self.multicast.followed.next_look().is_some_and(|at| at <= now) {
+            self.follow_kernel(now);
+        }
     }
 
     fn turn_machines<F: Spoken>(&mut self, now: Instant) {
@@ -286,8 +332,10 @@ impl Core {
                 let idle = hosts.igmp.groups().next().is_none() && hosts.mld.groups().next().is_none();
                 idle && hosts.igmp.due().is_none() && hosts.mld.due().is_none()
             };
-            // Nothing wanted, nothing left to say.
-            if self.multicast.realms.get(&realm).is_some_and(over) {
+            // Nothing wanted, nothing left to say. Where the kernel is a member it may want something at any time, and
+            // expects that queriers have been heard.
+            let followed = self.multicast.own && realm.vlan == Vlan::NONE;
+            if !followed && self.multicast.realms.get(&realm).is_some_and(over) {
                 self.multicast.realms.remove(&realm);
             }
         }
@@ -299,19 +347,25 @@ impl Core {
         realm: Realm,
         act: impl FnOnce(&mut Host<F>, &mut dyn FnMut() -> u64) -> Vec<Message<F::Address>>,
     ) {
-        let Multicast { realms, random, .. } = &mut self.multicast;
-        let Some(hosts) = realms.get_mut(&realm) else { return };
-        let said = act(F::host(hosts), &mut || splitmix(random));
+        if !self.multicast.realms.contains_key(&realm) {
+            return;
+        }
+        let said = with_random(&mut self.multicast, |all, random| act(F::host(all.hosts(realm)), random));
         self.say::<F>(realm, &said);
     }
 
-    /// What the XDP program of a device has heard.
-    pub(super) fn heard(&mut self, device: u16, membership: &Membership) {
-        let realm = Realm { device, vlan: membership.vlan };
-        match membership.packet.first().map(|byte| byte >> 4) {
-            Some(4) => self.heard_of::<Igmp>(realm, &membership.packet),
-            _ => self.heard_of::<Mld>(realm, &membership.packet),
+    /// What the programs of a device have heard.
+    pub(super) fn heard(&mut self, device: u16, packets: &[Membership]) {
+        // Queries first: the kernel's answers are understood by them.
+        for membership in packets.iter().filter(|membership| !membership.kernels) {
+            let realm = Realm { device, vlan: membership.vlan };
+            match membership.packet.first().map(|byte| byte >> 4) {
+                Some(4) => self.heard_of::<Igmp>(realm, &membership.packet),
+                _ => self.heard_of::<Mld>(realm, &membership.packet),
+            }
         }
+        let kernels: Vec<&Membership> = packets.iter().filter(|membership| membership.kernels).collect();
+        self.kernel_said(device, &kernels);
     }
 
     fn heard_of<F: Spoken>(&mut self, realm: Realm, packet: &[u8]) {
@@ -321,6 +375,7 @@ impl Core {
             return;
         };
         let now = Instant::now();
+        self.multicast.followed.asked(realm, &heard, now);
         self.with_host::<F>(realm, |host, random| {
             host.hear(&heard, now, random);
             Vec::new()
@@ -338,19 +393,20 @@ impl Core {
         }
     }
 
-    /// We go: what we report alone is left.
+    /// We go: what we report alone is left. Of what the kernel is in, it speaks itself from now on.
     pub(super) fn leave_groups(&mut self) {
         let realms: Vec<Realm> = self.multicast.realms.keys().copied().collect();
         for realm in realms {
             let now = Instant::now();
-            self.with_host::<Igmp>(realm, |host, random| host.forget_all(now, random));
-            self.with_host::<Mld>(realm, |host, random| host.forget_all(now, random));
+            self.with_host::<Igmp>(realm, |host, random| host.forget_others(KERNEL, now, random));
+            self.with_host::<Mld>(realm, |host, random| host.forget_others(KERNEL, now, random));
         }
+        self.give_word_back();
     }
 
     /// Sends messages where we are the speaker. What is lost is repeated: that is what robustness is for.
     fn say<F: Spoken>(&mut self, realm: Realm, said: &[Message<F::Address>]) {
-        if said.is_empty() || !speaks(realm) {
+        if said.is_empty() || !self.multicast.speaks(realm) {
             return;
         }
         let live = self.devices.get(usize::from(realm.device)).and_then(|d| d.live.as_ref());
@@ -372,13 +428,15 @@ impl Core {
 
     /// What reports come from.
     fn speaker<F: Spoken>(&self, realm: Realm) -> Option<F::Address> {
-        let link_local = |address: IpAddr| matches!(address, IpAddr::V6(a) if a.is_unicast_link_local());
-        let mut all = self.registry.iter().flat_map(|(_, compartment)| &compartment.addresses);
-        let own = all.find(|o| {
-            o.realm == realm && o.state == AddressState::Ok && !o.delegated && link_local(o.address)
-        });
-        let own = own.and_then(|owned| F::address(owned.address));
-        own.or(F::address(Ipv4Addr::UNSPECIFIED.into())).or(F::address(Ipv6Addr::UNSPECIFIED.into()))
+        let ipv6 = F::address(Ipv6Addr::UNSPECIFIED.into()).is_some();
+        let own = if realm.vlan == Vlan::NONE {
+            self.mirror.speaker(self.live_ifindex(realm)?, ipv6)
+        } else {
+            self.registry.link_local(realm).map(IpAddr::V6)
+        };
+        own.and_then(F::address)
+            .or(F::address(Ipv4Addr::UNSPECIFIED.into()))
+            .or(F::address(Ipv6Addr::UNSPECIFIED.into()))
     }
 
     /// Groups, for those who look.
@@ -406,6 +464,7 @@ impl Core {
                 Some((*member, self.registry.owner_of(*realm, *address)?.to_owned()))
             })
             .chain(self.endpoints.values().map(|endpoint| (endpoint.id, self.name(endpoint.slot))))
+            .chain([(KERNEL, "kernel".to_owned())])
             .collect();
         let (name, newest) = F::NAME;
         let sources = |filter: &Filter<F::Address>| filter.sources().iter().map(|s| (*s).into()).collect();
@@ -416,13 +475,14 @@ impl Core {
                     let wanted = host.filter(member, group)?;
                     Some(abi::Member {
                         name: owners.get(&member)?.clone(),
+                        kernel: member == KERNEL,
                         exclude: wanted.excludes(),
                         sources: sources(wanted),
                     })
                 })
                 .collect();
             members.sort_unstable_by(|a, b| {
-                (&a.name, a.exclude, &a.sources).cmp(&(&b.name, b.exclude, &b.sources))
+                (a.kernel, &a.name, a.exclude, &a.sources).cmp(&(b.kernel, &b.name, b.exclude, &b.sources))
             });
             members.dedup();
             let address = group.into();
@@ -431,7 +491,8 @@ impl Core {
                 exclude: filter.excludes(),
                 sources: sources(filter),
                 members,
-                kernel: ifindex.is_some_and(|i| self.multicast.kernel.has_others(i, address)),
+                kernel: ifindex.is_some_and(|i| self.multicast.kernel.has_others(i, address))
+                    || host.filter(KERNEL, group).is_some(),
                 timer: host.group_due(group).map(left),
             }
         });
@@ -453,7 +514,7 @@ impl Core {
                 Version::Old => newest - 1,
                 Version::Oldest => 1,
             },
-            speaker: if speaks(realm) { abi::Speaker::Afnetd } else { abi::Speaker::Kernel },
+            speaker: if self.multicast.speaks(realm) { abi::Speaker::Afnetd } else { abi::Speaker::Kernel },
             querier: host.querier().map(Into::into),
             timer: host.due().map(left),
             counters: counters.map(|(name, value)| abi::Counter { name: name.to_owned(), value }).into(),

@@ -1,6 +1,6 @@
 //! Solicited-node groups of IPv6 addresses that the kernel does not have, in untagged realms: joined by sockets, so that
 //! the kernel reports them (RFC 4862 5.4.2: before the first probe) and programs the device's filter. It joins those of
-//! its own addresses by itself.
+//! its own addresses by itself. Where the kernel does not speak (`--membership own`), afnetd is a member itself.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -19,8 +19,10 @@ use crate::registry::Owned;
 type Group = (u32, Ipv6Addr);
 
 /// What has been joined.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Groups {
+    /// The kernel speaks.
+    kernel: bool,
     /// The kernel bounds what one socket may join (net.core.optmem_max), so there are as many as it takes.
     sockets: Vec<OwnedFd>,
     /// The socket of a group, and how many addresses are in it.
@@ -29,10 +31,15 @@ pub struct Groups {
 }
 
 impl Groups {
+    /// None.
+    pub fn new(kernel: bool) -> Self {
+        Self { kernel, sockets: Vec::new(), members: HashMap::new(), joined: HashMap::new() }
+    }
+
     /// For an address that is to be probed. Failing is no reason not to.
     pub fn join(&mut self, owned: &Owned, ifindex: u32) {
         let IpAddr::V6(address) = owned.address else { return };
-        if owned.on_device() || owned.realm.vlan != Vlan::NONE {
+        if !self.kernel || owned.on_device() || owned.realm.vlan != Vlan::NONE {
             return;
         }
         let (key, group) = ((owned.realm, owned.address), (ifindex, solicited_node(address)));

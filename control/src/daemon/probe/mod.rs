@@ -40,7 +40,7 @@ use self::outcome::LOG;
 use self::socket::Sender;
 use self::table::{Entry, Key, Table};
 use super::core::Core;
-use crate::config::DadConfig;
+use crate::config::{Config, Membership};
 use crate::dad::{Change, Machine, Send, Timing, frame, splitmix};
 use crate::error::{Context, Refused};
 use crate::netlink::addr::KernelAddress;
@@ -67,16 +67,16 @@ pub struct Probes {
 
 impl Probes {
     /// In the network namespace of the calling thread.
-    pub fn open(config: &DadConfig) -> Result<Self, Refused> {
+    pub fn open(config: &Config) -> Result<Self, Refused> {
         let mut seed = [0; 8];
         rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())
             .refused(|| "drawing a random number")?;
         Ok(Self {
-            enabled: config.enabled,
-            defend: config.defend,
+            enabled: config.dad.enabled,
+            defend: config.dad.defend,
             table: Table::new(Instant::now()),
             sender: Sender::open().refused(|| "opening the socket for probes (AF_PACKET)")?,
-            groups: Groups::default(),
+            groups: Groups::new(config.membership == Membership::Kernel),
             random: u64::from_ne_bytes(seed),
             told: HashMap::new(),
         })
@@ -85,6 +85,11 @@ impl Probes {
     /// A number that another run of a daemon does not have.
     pub fn seed(&self) -> u64 {
         self.random
+    }
+
+    /// SO_COOKIE of the socket that frames leave by.
+    pub fn cookie(&self) -> io::Result<u64> {
+        self.sender.cookie()
     }
 
     /// The state in which an address begins.

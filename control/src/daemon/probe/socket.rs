@@ -4,7 +4,7 @@ use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use rustix::net::sockopt::set_socket_send_buffer_size_force;
+use rustix::net::sockopt::{set_socket_send_buffer_size_force, socket_cookie};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
 /// Bytes that may wait for devices. A frame counts for less than 1 KiB: some thousand addresses at once.
@@ -22,6 +22,11 @@ impl Sender {
         let socket = socket_with(AddressFamily::PACKET, SocketType::RAW, flags, None)?;
         set_socket_send_buffer_size_force(&socket, BUFFER)?;
         Ok(Self(socket))
+    }
+
+    /// Its SO_COOKIE.
+    pub fn cookie(&self) -> io::Result<u64> {
+        Ok(socket_cookie(&self.0)?)
     }
 
     /// Sends a frame as it is out of an interface. EAGAIN, ENOBUFS: later.
