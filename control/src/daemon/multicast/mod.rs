@@ -15,6 +15,7 @@
 //! |---|---|
 //! | `mod.rs` | the machines and what they say |
 //! | `listen.rs` | endpoints: what may be asked for, workers, XDP program |
+//! | `follow.rs` | sockets under the shim: what they have joined by themselves |
 //! | `kernel.rs` | groups that the kernel reports for us; who else is in them; the device's filter |
 //!
 //! One speaker for each realm: where the kernel has an interface it speaks for itself already, so it is given what our
@@ -23,6 +24,7 @@
 //! Reports in tagged realms come from 0.0.0.0 (RFC 3376 4.2.13), or from `::` (RFC 3590) unless a compartment has a
 //! link-local address there: the host has none of its own.
 
+mod follow;
 mod kernel;
 mod listen;
 
@@ -33,7 +35,7 @@ use std::time::{Duration, Instant};
 use abi::{Answer, Group, Realm as RealmGroups};
 use afnet_abi::control::{self as abi, AddressState};
 use afnet_abi::vlan::Vlan;
-use afnet_bpf::Membership;
+use afnet_bpf::{Joined, Membership};
 use afnet_dataplane::Sources;
 use rustix::io::Errno;
 
@@ -46,7 +48,7 @@ use crate::multicast::mld::Mld;
 use crate::multicast::{Family, Filter, Host, Limits, Message, Version};
 use crate::registry::{Owned, Realm};
 
-pub use self::listen::{MAX_SOURCES, Wanted, subnet_broadcast};
+pub use self::listen::{Heard, MAX_SOURCES, Wanted, subnet_broadcast};
 
 /// Groups are spread over time by their random delays; this many realms have their turn in one of the loop at most.
 const BURST: usize = 64;
@@ -64,6 +66,8 @@ pub struct Multicast {
     random: u64,
     kernel: Kernel,
     filters: Filters,
+    /// Sockets that were followed and in their groups at the last look, and the time that they are there.
+    joined: HashMap<Joined, u32>,
 }
 
 /// The machines of a realm.
@@ -147,6 +151,7 @@ impl Multicast {
             random: seed,
             kernel: Kernel::default(),
             filters: Filters::default(),
+            joined: HashMap::new(),
         }
     }
 
