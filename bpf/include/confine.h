@@ -125,8 +125,16 @@ struct afnet_fast_group {
 	struct afnet_ip addr;
 };
 
+/* Key of `replicated`: a socket by its cookie, and a group that it has joined at a device. */
+struct afnet_replicated {
+	__u64 cookie;
+	__u32 ifindex;
+	__u32 reserved;
+	struct afnet_ip group;
+};
+
 /* What stands behind AFNET_MAC_COPY. */
-#define AFNET_COPY_REPLICATED 1 /* sockets in `replicated` have had it */
+#define AFNET_COPY_REPLICATED 1 /* sockets in `replicated` have had it, by a worker */
 #define AFNET_COPY_LOCAL      2 /* from this host */
 #define AFNET_COPY_MOVED      4 /* elsewhere for its route; the source MAC ends in the ifindex */
 
@@ -180,6 +188,7 @@ _Static_assert(sizeof(struct afnet_port) == 64, "fixed layout");
 _Static_assert(sizeof(struct afnet_hearers_key) == 8, "no padding in a hash key");
 _Static_assert(sizeof(struct afnet_hearers) == 136, "fixed layout");
 _Static_assert(sizeof(struct afnet_fast_group) == 20, "no padding in a hash key");
+_Static_assert(sizeof(struct afnet_replicated) == 32, "no padding in a hash key");
 _Static_assert(sizeof(struct afnet_socket) == 96, "fixed layout");
 
 #endif

@@ -12,11 +12,13 @@
  *  tc ingress                  devices, lo            steer.h  (groups, broadcast: group.h)
  *  tc egress                   devices, lo            ping.h
  *  the host's own sockets      the root cgroup        host.h
+ *  none: run by afnetd         nothing                membership.h
  *
  * A socket's compartment is that of the process that made it, for good: where the socket or the
  * process goes later changes nothing. It is kept in the socket's storage.
  */
 #include "host.h"
+#include "membership.h"
 #include "steer.h"
 #include "ping.h"
 #include "packets.h"

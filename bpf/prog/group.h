@@ -28,6 +28,8 @@
  * the device.
  *
  * What this host sends to groups that endpoints are in is copied to the workers, too (workers.h).
+ * A socket under the shim that a worker serves has what comes from the wire and from endpoints by
+ * that, and the rest here: so it hears everything once, and goes on to when the workers die.
  *
  * Of a compartment's sockets that share the port one hears it, the last bound or (SO_REUSEPORT) one
  * by hash. Fragments go to the kernel only. Before 6.6 sockets with SO_REUSEPORT hear but what
@@ -53,13 +55,9 @@ const volatile __u32 slots = 4096;
 #define FOR_MANY (-3)
 #define GO_ON	 (-4)
 
-/* Sockets that have had what comes with AFNET_COPY_REPLICATED, by the fast path. */
-struct {
-	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, int);
-	__type(value, __u8);
-} replicated SEC(".maps");
+/* Sockets that have had what comes with AFNET_COPY_REPLICATED to a group, by the fast path. The
+ * value is of no meaning. */
+HASH(replicated, struct afnet_replicated, __u8, 1 << 16);
 
 /* A datagram on its way to those who hear it. */
 struct hearing {
@@ -164,6 +162,13 @@ __noinline int readdress(struct __sk_buff *skb, const struct afnet_ip *from,
 	return true;
 }
 
+static __always_inline bool has_had(__u64 cookie, const struct hearing *h)
+{
+	struct afnet_replicated key = {.cookie = cookie, .ifindex = h->ifindex, .group = h->to};
+
+	return bpf_map_lookup_elem(&replicated, &key);
+}
+
 /* Whether a socket of the compartment hears it, and gives it to that, if it is time. Verified by
  * itself. */
 __noinline int hears(struct __sk_buff *skb, __u32 slot, const struct hearing *h)
@@ -176,7 +181,6 @@ __noinline int hears(struct __sk_buff *skb, __u32 slot, const struct hearing *h)
 	struct bpf_sock *sk;
 	struct walk w = {};
 	int good = false;
-	__u8 *had;
 
 	if (!h || !c || !c->cgroup || (h->private && slot != h->sender))
 		return false;
@@ -212,8 +216,7 @@ __noinline int hears(struct __sk_buff *skb, __u32 slot, const struct hearing *h)
 		refused(slot, AFNET_DROP_ISOLATED);
 		goto out;
 	}
-	had = h->flags & AFNET_COPY_REPLICATED ? bpf_sk_storage_get(&replicated, sk, 0, 0) : NULL;
-	if (had && *had)
+	if (h->flags & AFNET_COPY_REPLICATED && has_had(s->cookie, h))
 		goto out;
 	good = !h->assign;
 	if (h->assign) {
@@ -421,8 +424,6 @@ __noinline int group_packet(struct __sk_buff *skb)
 		h->private = is_alias(&h->from) || (c && c->flags & AFNET_CONFINED_ISOLATED);
 	}
 	fast = looped && host_link && !h->private && is_fast_group(h->ifindex, &h->to);
-	if (fast)
-		h->flags |= AFNET_COPY_REPLICATED;
 	search.family = is_ip4(&h->to) ? AF_INET : AF_INET6;
 	search.sort = h->group && !is_everyones(&h->to) ? sort_of(&h->to) : 0;
 	search.cursor = h->own + 1;

@@ -13,7 +13,7 @@ use std::{
     collections::BTreeMap,
     fs, io,
     mem::{MaybeUninit, offset_of},
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         linux::fs::MetadataExt,
@@ -31,6 +31,7 @@ use crate::{
     Error,
     counters::Refusal,
     dirty::Mapping,
+    joined::{self, Joined},
     link::{PinnedLink, Target, create_link},
     map::{Index, Map},
     releases::{Registered, Releases},
@@ -38,8 +39,8 @@ use crate::{
         c,
         confine::ConfineSkelBuilder,
         confine_types::{
-            self as types, afnet_confined, afnet_fast_group, afnet_ip, afnet_owner_prefix, afnet_quota,
-            afnet_refusals, afnet_socket, afnet_source, afnet_sources,
+            self as types, afnet_confined, afnet_fast_group, afnet_ip, afnet_owner_prefix, afnet_port_key,
+            afnet_quota, afnet_refusals, afnet_replicated, afnet_socket, afnet_source, afnet_sources,
         },
     },
     tc::{self, Direction, Place, TcHook},
@@ -111,6 +112,8 @@ pub struct Confinement {
     prefixes: u32,
     maps: Maps,
     releases: Releases,
+    /// Asked, not attached.
+    membership: OwnedFd,
 }
 
 #[derive(Debug)]
@@ -124,7 +127,7 @@ struct Maps {
     devices: Map<Index, u8>,
     sockets: Map<u32, afnet_socket>,
     claimed: Map<u32, u64>,
-    replicated: Map<u32, u8>,
+    replicated: Map<afnet_replicated, u8>,
     fast_groups: Map<afnet_fast_group, u8>,
     quota: Map<u64, afnet_quota>,
 }
@@ -140,6 +143,9 @@ enum Hook {
     Ingress,
     Egress,
 }
+
+/// IP protocol number.
+const UDP: u8 = 17;
 
 /// An address as the programs have it: IPv4 as ::ffff:a.b.c.d.
 fn ip(addr: IpAddr) -> afnet_ip {
@@ -232,11 +238,17 @@ impl Confinement {
                 devices: Map::new("device", &maps.devices)?,
                 sockets: Map::new("socket", &maps.sockets)?,
                 claimed: Map::new("claimed socket", &maps.claimed)?,
-                replicated: Map::new("replicated socket", &maps.replicated)?,
+                replicated: Map::new("group of a socket", &maps.replicated)?,
                 fast_groups: Map::new("group of endpoints", &maps.fast_groups)?,
                 quota: Map::new("socket count", &maps.quota)?,
             },
             releases: Releases::new(&maps.releases)?,
+            membership: skel
+                .progs
+                .afnet_membership
+                .as_fd()
+                .try_clone_to_owned()
+                .map_err(|source| Error::Io { what: "duplicate a file descriptor", source })?,
         };
         // Before the others: those that enter sockets into the register; last those that believe it.
         let p = &skel.progs;
@@ -559,10 +571,25 @@ impl Confinement {
         }
     }
 
-    /// Whether a socket has had the datagrams to groups and broadcast that a worker hands on to the kernel.
-    pub fn set_replicated(&self, socket: BorrowedFd<'_>, on: bool) -> Result<(), Error> {
-        let key = number(socket);
+    /// Whether a socket, by its cookie (SO_COOKIE), has had the datagrams to a group at a device that a worker hands on to
+    /// the kernel.
+    pub fn set_replicated(&self, cookie: u64, ifindex: u32, group: IpAddr, on: bool) -> Result<(), Error> {
+        let key = afnet_replicated { cookie, ifindex, reserved: 0, group: ip(group) };
         if on { self.maps.replicated.insert(&key, &1) } else { self.maps.replicated.remove(&key).map(|_| ()) }
+    }
+
+    /// A number of the time since a socket has joined a group; `None`: it is not in it, or not found. It gets the same number
+    /// again after it has left only when an RCU grace period has gone by.
+    pub fn joined(&self, asked: &Joined) -> Option<u32> {
+        let Joined { slot, cookie, port, ifindex, group } = *asked;
+        // The programs' `home` is the low half.
+        #[expect(clippy::cast_possible_truncation, reason = "as in the programs")]
+        let home = *self.cgroups.get(&slot)? as u32;
+        let any =
+            if group.is_ipv4() { ip(Ipv4Addr::UNSPECIFIED.into()) } else { ip(Ipv6Addr::UNSPECIFIED.into()) };
+        let at = afnet_port_key { addr: any, home, port, protocol: UDP, bucket: 0 };
+        let asked = afnet_replicated { cookie, ifindex, reserved: 0, group: ip(group) };
+        joined::ask(self.membership.as_fd(), &at, &asked)
     }
 
     /// The reports.

@@ -18,6 +18,7 @@
 //! | [`local`](Demux::attach_local), [`host`](HostDemux) | what this host sends to its own compartments; what its kernel says of memberships |
 //! | [`confine`](Confinement) | the kernel path: ordinary sockets keep to their compartment's addresses |
 //! | [`releases`](Releases) | what the kernel path knows of the sockets behind claims, and when they are gone |
+//! | [`joined`](Joined) | whether such a socket is in a multicast group |
 //! | [`counters`](Counter) | the tables of verdicts, drop reasons and refusals |
 //!
 //! One loaded object for each device, so a realm is (object, VLAN); one [`Confinement`] for the daemon. Both belong to
@@ -31,6 +32,7 @@ mod dirty;
 mod error;
 mod events;
 mod host;
+mod joined;
 mod link;
 mod local;
 mod map;
@@ -47,6 +49,7 @@ pub use dirty::Dirty;
 pub use error::Error;
 pub use events::{ConflictKind, Event, Events, Membership, Memberships, Ring};
 pub use host::{HostCounters, HostDemux};
+pub use joined::Joined;
 pub use link::AttachMode;
 pub use releases::{Registered, Releases};
 pub use sockets::Sockets;

@@ -94,6 +94,8 @@ plain! {
     afnet_ip { word: [u32; 4] },
     afnet_owner_prefix { len: u32, addr: confine_types::afnet_ip },
     afnet_fast_group { ifindex: u32, addr: confine_types::afnet_ip },
+    afnet_port_key { addr: confine_types::afnet_ip, home: u32, port: u16, protocol: u8, bucket: u8 },
+    afnet_replicated { cookie: u64, ifindex: u32, reserved: u32, group: confine_types::afnet_ip },
     afnet_confined {
         cgroup: u64,
         primary4: confine_types::afnet_ip,

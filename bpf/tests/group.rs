@@ -5,10 +5,10 @@ mod confined;
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
-    os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
+    os::fd::{AsRawFd, FromRawFd, OwnedFd},
 };
 
-use afnet_bpf::Confinement;
+use afnet_bpf::{Confinement, Joined};
 use afnet_tests::{
     netns::Netns,
     packet::{self, Mac},
@@ -141,7 +141,7 @@ fn received(socket: &UdpSocket) -> String {
 #[test]
 fn a_workers_frame_goes_to_those_who_have_not_had_it() {
     let mut groups = Groups::new("group");
-    let socket = groups.socket();
+    let cookie = rustix::net::sockopt::socket_cookie(groups.socket()).unwrap();
     for (host, group) in groups.host.iter().zip(GROUPS) {
         let text = |number: u32| format!("{group}-{number}");
         let by_worker = Groups::by_worker(groups.device);
@@ -150,17 +150,83 @@ fn a_workers_frame_goes_to_those_who_have_not_had_it() {
             assert_eq!(received(host), text(number));
         };
         say(&groups.worker, by_worker, 1);
-        groups.confinement.set_replicated(socket.as_fd(), true).unwrap();
+        let had = |which: &str, on| {
+            groups.confinement.set_replicated(cookie, groups.device, which.parse().unwrap(), on).unwrap();
+        };
+        had(group, true);
         say(&groups.worker, by_worker, 2);
         // What comes from the wire nobody has had.
         say(&groups.wire, mac_of(group), 3);
-        groups.confinement.set_replicated(socket.as_fd(), false).unwrap();
+        had(group, false);
+        // Another group is another matter.
+        had("224.0.0.1", true);
         say(&groups.worker, by_worker, 4);
         groups.inside.wait_for_output(&format!("heard {} .", text(4)));
         let heard = heard(&groups.inside);
         let of_group: Vec<&String> = heard.iter().filter(|line| line.starts_with(group)).collect();
         assert_eq!(of_group, [&text(1), &text(3), &text(4)]);
     }
+}
+
+#[test]
+fn a_socket_is_in_a_group_until_it_leaves() {
+    let mut groups = Groups::new("joined");
+    let socket = groups.socket();
+    let cookie = rustix::net::sockopt::socket_cookie(&socket).unwrap();
+    for group in GROUPS {
+        let group = group.parse().unwrap();
+        let device = groups.device;
+        let joined = Joined { slot: 1, cookie, port: PORT, ifindex: device, group };
+        let Groups { bed, confinement, .. } = &mut groups;
+        // Its own thread there has it for the time.
+        let mut ask = |joined: &Joined| {
+            let confinement: &mut Confinement = confinement;
+            bed.ns.enter(move || confinement.joined(joined))
+        };
+        let time = ask(&joined);
+        assert!(time.is_some() && ask(&joined) == time, "{group}: {time:?}");
+        let other = if group.is_ipv4() { "239.1.2.4" } else { "ff05::1235" };
+        for wrong in [
+            Joined { slot: 2, ..joined },
+            Joined { slot: 9999, ..joined },
+            Joined { cookie: cookie + 1, ..joined },
+            Joined { port: PORT + 1, ..joined },
+            Joined { ifindex: 1, ..joined },
+            Joined { group: other.parse().unwrap(), ..joined },
+        ] {
+            assert_eq!(ask(&wrong), None, "{wrong:?}");
+        }
+        // Left and joined again, at once: another time, and so whenever it is asked.
+        for option in [libc::MCAST_LEAVE_GROUP, libc::MCAST_JOIN_GROUP] {
+            change(&socket, option, device, group);
+            let now = ask(&joined);
+            assert_eq!(now.is_some(), option == libc::MCAST_JOIN_GROUP);
+            assert_ne!(now, time);
+        }
+    }
+}
+
+/// Joins or leaves: `struct group_req`.
+fn change(socket: &OwnedFd, option: i32, ifindex: u32, group: IpAddr) {
+    let mut request = [0u8; 136];
+    request[..4].copy_from_slice(&ifindex.to_ne_bytes());
+    let (level, family) = match group {
+        IpAddr::V4(group) => {
+            request[12..16].copy_from_slice(&group.octets());
+            (libc::IPPROTO_IP, libc::AF_INET)
+        }
+        IpAddr::V6(group) => {
+            request[16..32].copy_from_slice(&group.octets());
+            (libc::IPPROTO_IPV6, libc::AF_INET6)
+        }
+    };
+    request[8..10].copy_from_slice(&u16::try_from(family).unwrap().to_ne_bytes());
+    // SAFETY: the request is as long as is said, and lives through the call.
+    let answer = unsafe {
+        let request: *const u8 = request.as_ptr();
+        libc::setsockopt(socket.as_raw_fd(), level, option, request.cast(), 136)
+    };
+    assert_eq!(answer, 0, "{}", std::io::Error::last_os_error());
 }
 
 #[test]

@@ -77,6 +77,7 @@ pub fn errno_name(errno: Errno) -> &'static str {
         (Errno::NETDOWN, "ENETDOWN"),
         (Errno::NETUNREACH, "ENETUNREACH"),
         (Errno::NFILE, "ENFILE"),
+        (Errno::NOBUFS, "ENOBUFS"),
         (Errno::NODEV, "ENODEV"),
         (Errno::NOENT, "ENOENT"),
         (Errno::NOMEM, "ENOMEM"),

@@ -15,6 +15,15 @@ pub struct Group {
     pub address: IpAddr,
 }
 
+/// By whom an endpoint that is in a group hears what the sockets of this host send to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Local {
+    /// By the worker, as everything else.
+    Worker,
+    /// By the kernel: a socket of the endpoint's has joined, too.
+    Kernel,
+}
+
 /// Sources that an endpoint hears in a group (RFC 3376 2).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sources {

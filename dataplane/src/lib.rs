@@ -43,7 +43,7 @@ pub use config::{
 pub use counters::{Counter, Snapshot};
 pub use error::Error;
 pub use event::{Event, FrameAudit, QueueAudit};
-pub use groups::{Group, Sources};
+pub use groups::{Group, Local, Sources};
 pub use handle::{Dataplane, Notify};
 pub use ports::{Families, PortClaim, Scope, Sharing};
 pub use route::{Route, RouteKey};

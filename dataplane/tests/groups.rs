@@ -11,7 +11,7 @@ use afnet_abi::{
     shm::{Record, flags, kind},
     vlan::Vlan,
 };
-use afnet_dataplane::{Counter, EndpointKind, Group, Route, Sources, net};
+use afnet_dataplane::{Counter, EndpointKind, Group, Local, Route, Sources, net};
 use afnet_tests::{bed::PEER, packet, wire::Wire};
 use common::{Rig, Tenant, datagram, peer};
 
@@ -55,11 +55,15 @@ fn group(rig: &Rig, vlan: Vlan, address: &str) -> Group {
 }
 
 fn listen(rig: &mut Rig, tenant: &Tenant, address: &str, wanted: Sources) {
+    listen_by(rig, tenant, address, wanted, Local::Worker);
+}
+
+fn listen_by(rig: &mut Rig, tenant: &Tenant, address: &str, wanted: Sources, local: Local) {
     let group = group(rig, Vlan::NONE, address);
     let Rig { bed, dataplane, .. } = rig;
     let dataplane = dataplane.as_mut().expect("still running");
     let id = tenant.id;
-    bed.host.enter(|| dataplane.listen(id, &group, wanted)).expect("listen");
+    bed.host.enter(|| dataplane.listen(id, &group, wanted, local)).expect("listen");
     if dataplane.members(&group) == 0 {
         rig.demux.remove_group(Vlan::NONE, ip(address)).expect("remove the group");
     } else {
@@ -221,6 +225,33 @@ fn the_kernel_gets_what_it_wants_too() {
     rig.finish();
 }
 
+/// An endpoint whose own socket has joined hears what the kernel brings from this host by that.
+#[test]
+fn what_the_kernel_delivers_the_worker_does_not() {
+    let mut rig = rig("grouplocal");
+    rig.host_link(1500);
+    let mut a = rig.udp_tenant(1, &[V4, V6], PORT);
+    let mut b = rig.udp_tenant(2, &[OTHER_V4, OTHER_V6], PORT);
+    let kernel = Wire::open(&rig.bed.host, "hostK");
+    let [w, x, y, z] = rig.ifindex.to_be_bytes();
+    for (host, group) in [("192.0.2.1", GROUPS[0]), ("2001:db8::1", GROUPS[1])] {
+        listen_by(&mut rig, &a, group, Sources::all(), Local::Kernel);
+        listen(&mut rig, &b, group, Sources::all());
+        let macs = ([2, 0, 0, 0, 0, 1], [0x03, 0xaf, w, x, y, z]);
+        kernel.send(&packet::udp(macs, at(host, 9), at(group, PORT), b"by the kernel"));
+        assert_eq!(rig.receive(&mut b).1, b"by the kernel");
+        assert!(a.try_receive().is_none(), "its socket has had it");
+        // From the wire and from endpoints nothing else brings it.
+        send(&rig.bed.peer_socket(peer(ip(group).is_ipv6())), group, b"by the wire");
+        b.datagram(PORT, at(group, PORT), b"by an endpoint");
+        for _ in 0..2 {
+            assert!(rig.receive(&mut a).1.starts_with(b"by "));
+            assert!(rig.receive(&mut b).1.starts_with(b"by "));
+        }
+    }
+    rig.finish();
+}
+
 #[test]
 fn raw_endpoints_get_the_packet() {
     let mut rig = rig("rawgroup");
@@ -278,6 +309,6 @@ fn the_last_one_shuts_the_door() {
     rig.dp().detach(id).unwrap();
     let left = group(&rig, Vlan::NONE, GROUPS[0]);
     assert_eq!(rig.dp().members(&left), 0);
-    assert!(rig.dp().listen(id, &left, Sources::all()).is_err(), "no such endpoint");
+    assert!(rig.dp().listen(id, &left, Sources::all(), Local::Worker).is_err(), "no such endpoint");
     rig.finish();
 }

@@ -34,7 +34,8 @@ pub fn answer(answer: &Answer, as_json: bool, out: &mut impl Write) -> io::Resul
         | Answer::Hello { .. }
         | Answer::Entered { .. }
         | Answer::Attached { .. }
-        | Answer::Claimed { .. } => Ok(()),
+        | Answer::Claimed { .. }
+        | Answer::Follows { .. } => Ok(()),
     }
 }
 

@@ -213,7 +213,15 @@ impl Core {
             sources: self.sources(&compartment.addresses),
         };
         let Some(programs) = self.kernel_path.programs_mut() else { return Ok(()) };
-        programs.set_compartment(slot, &entry).map_err(|e| bpf(format!("confining {name}"), &e))
+        programs.set_compartment(slot, &entry).map_err(|e| bpf(format!("confining {name}"), &e))?;
+        self.unfollow_elsewhere(slot);
+        Ok(())
+    }
+
+    /// Whether the kernel path has a compartment at an interface: where its sockets hear groups.
+    pub(super) fn is_confined_to(&self, slot: Slot, ifindex: u32) -> bool {
+        let sources = self.registry.get(slot).map(|c| self.sources(&c.addresses)).unwrap_or_default();
+        sources.iter().any(|source| source.ifindex == ifindex)
     }
 
     /// Candidates for source addresses, in the order in which they were given to the compartment.

@@ -164,6 +164,10 @@ impl Service for Core {
                 let sources = Sources { exclude, list: sources };
                 self.listen(conn.id, Wanted { group, realm, sources }).map(|()| Answer::Done.into())
             }
+            Request::Follow { group } => {
+                let sockets = conn.take_fds();
+                self.follow(conn.id, group, &sockets).map(Into::into)
+            }
             Request::Note { text } => self.note(conn.id, &text).map(|()| Answer::Done.into()),
             // The server answers it.
             Request::Hello { .. } => Err(Refused::new(Errno::PROTO, "hello again")),

@@ -13,6 +13,7 @@ use rustix::io::Errno;
 
 use super::core::Core;
 use super::device::{bpf, dataplane_error};
+use super::multicast::Heard;
 use super::proof::{Proof, own_cookie};
 use crate::error::{Context, Refused};
 use crate::registry::{Claim, Piece, PortError, Realm, Slot};
@@ -43,7 +44,7 @@ pub struct Endpoint {
     /// What it says about the endpoint.
     pub note: String,
     /// What it hears in groups.
-    pub(super) groups: BTreeMap<(Realm, IpAddr), dp::Sources>,
+    pub(super) groups: BTreeMap<(Realm, IpAddr), Heard>,
     /// The sockets behind each claim.
     pub(super) proofs: HashMap<Place, Vec<Proof>>,
 }

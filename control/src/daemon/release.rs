@@ -58,10 +58,14 @@ impl Core {
     /// Forgets what a claim of a connection's endpoint stood on.
     pub(super) fn forget_proofs(&mut self, conn: u64, place: Place) {
         let Some(endpoint) = self.endpoints.get_mut(&conn) else { return };
-        for proof in endpoint.proofs.remove(&place).unwrap_or_default() {
-            let Some(cookie) = proof.cookie() else { continue };
-            let elsewhere = endpoint.proofs.values().flatten().any(|p| p.cookie() == Some(cookie));
-            if !elsewhere && let Some(conns) = self.behind.conns.get_mut(&cookie) {
+        let gone = endpoint.proofs.remove(&place).unwrap_or_default();
+        for cookie in gone.iter().filter_map(Proof::cookie) {
+            let Some(endpoint) = self.endpoints.get(&conn) else { return };
+            if endpoint.proofs.values().flatten().any(|p| p.cookie() == Some(cookie)) {
+                continue;
+            }
+            self.unfollow_all(conn, cookie);
+            if let Some(conns) = self.behind.conns.get_mut(&cookie) {
                 conns.retain(|c| *c != conn);
                 if conns.is_empty() {
                     self.behind.conns.remove(&cookie);

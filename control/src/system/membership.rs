@@ -59,12 +59,46 @@ pub fn set_filter(socket: &OwnedFd, place: Place, exclude: bool, sources: &[IpAd
     set(socket, level(place), MCAST_MSFILTER, &wanted)
 }
 
+/// The filter of a socket in a group: whether all sources but the listed ones, and the list, cut behind `most` and one more;
+/// `None`: it is not in the group there.
+pub fn filter(socket: &OwnedFd, place: Place, most: usize) -> Result<Option<(bool, Vec<IpAddr>)>, Errno> {
+    let room = most + 1;
+    let mut value = request(place);
+    let (mode, first) = (value.len(), value.len() + 8);
+    value.extend([0; 4]);
+    value.extend(u32::try_from(room).map_err(|_| Errno::INVAL)?.to_ne_bytes());
+    value.resize(first + room * STORAGE, 0);
+    let mut len = libc::socklen_t::try_from(value.len()).map_err(|_| Errno::INVAL)?;
+    // SAFETY: the value lives through the call and has that many bytes.
+    let result = unsafe {
+        let value = value.as_mut_ptr().cast();
+        libc::getsockopt(socket.as_raw_fd(), level(place), MCAST_MSFILTER, value, &raw mut len)
+    };
+    if result != 0 {
+        return match Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO) {
+            Errno::ADDRNOTAVAIL => Ok(None),
+            e => Err(e),
+        };
+    }
+    let number = |at: usize| value.get(at..at + 4).map(|b| u32::from_ne_bytes([b[0], b[1], b[2], b[3]]));
+    let count = number(mode + 4).and_then(|n| usize::try_from(n).ok()).unwrap_or(0).min(room);
+    let list = value[first..].chunks_exact(STORAGE).take(count).map(|one| match place.1 {
+        IpAddr::V4(_) => IpAddr::from([one[4], one[5], one[6], one[7]]),
+        IpAddr::V6(_) => IpAddr::from(<[u8; 16]>::try_from(&one[8..24]).unwrap_or_default()),
+    });
+    let mut list: Vec<IpAddr> = list.collect();
+    list.sort_unstable();
+    Ok(Some((number(mode) == Some(MODE_EXCLUDE), list)))
+}
+
 fn level((_, group): Place) -> i32 {
     if group.is_ipv4() { libc::IPPROTO_IP } else { libc::IPPROTO_IPV6 }
 }
 
+const STORAGE: usize = mem::size_of::<libc::sockaddr_storage>();
+
 /// `struct sockaddr_storage` with an address: family, port, (flow,) address.
-fn storage(address: IpAddr) -> [u8; mem::size_of::<libc::sockaddr_storage>()] {
+fn storage(address: IpAddr) -> [u8; STORAGE] {
     let mut bytes = [0; mem::size_of::<libc::sockaddr_storage>()];
     let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
     bytes[..2].copy_from_slice(&u16::try_from(family).unwrap_or_default().to_ne_bytes());
@@ -88,7 +122,30 @@ pub fn set(socket: &OwnedFd, level: i32, option: i32, value: &[u8]) -> Result<()
 
 #[cfg(test)]
 mod tests {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+
     use super::*;
+
+    #[test]
+    fn a_filter_is_read_back() {
+        for (family, group, sources) in [
+            (AddressFamily::INET, "239.1.2.3", ["192.0.2.1", "192.0.2.2"]),
+            (AddressFamily::INET6, "ff15::123", ["2001:db8::1", "2001:db8::2"]),
+        ] {
+            let socket = socket_with(family, SocketType::DGRAM, SocketFlags::CLOEXEC, None).unwrap();
+            let place = (1, group.parse().unwrap());
+            let sources = sources.map(|source| source.parse().unwrap());
+            assert_eq!(filter(&socket, place, 4), Ok(None));
+            for exclude in [true, false] {
+                enter(&socket, place, exclude, &sources).unwrap();
+                assert_eq!(filter(&socket, place, 4), Ok(Some((exclude, sources.to_vec()))));
+                // Longer than is wanted.
+                assert_eq!(filter(&socket, place, 1).unwrap().unwrap().1.len(), 2);
+                assert_eq!(filter(&socket, place, 0).unwrap().unwrap().1.len(), 1);
+                set_filter(&socket, place, false, &[]).unwrap();
+            }
+        }
+    }
 
     #[test]
     fn requests_are_laid_out_as_the_kernel_has_them() {

@@ -225,6 +225,13 @@ pub enum Request {
         #[serde(default)]
         sources: Vec<IpAddr>,
     },
+    /// The socket that comes along, on which a claim of this connection's endpoint stands, has joined a multicast group, has
+    /// left it, or hears other sources: the endpoint gets what the socket hears, which the kernel is asked for, and the socket
+    /// only what this host sends. The network is told by the kernel, since the socket is a member.
+    Follow {
+        /// The group.
+        group: IpAddr,
+    },
     /// Says something about this connection's endpoint, for those who list endpoints; instead of what was said before.
     Note {
         /// One line of at most [`MAX_NOTE`] bytes without control characters; empty: nothing.
@@ -315,6 +322,11 @@ pub struct Refusal {
 pub enum Answer {
     /// Nothing to say.
     Done,
+    /// To [`Request::Follow`].
+    Follows {
+        /// The socket is in the group, at some device.
+        member: bool,
+    },
     /// To [`Request::Hello`].
     Hello {
         /// The daemon's [`crate::ABI_VERSION`].

@@ -4,6 +4,7 @@
 //!   bind(), connect(), the 8th datagram ---> attach, claim (the socket goes along as proof) ---> FAST
 //!   FAST: an option that cannot be followed ---> unclaim, with the reason ---> PLAIN
 //!   FAST: SCM_RIGHTS, exec ---> what the rings hold goes to the kernel's queue ---> unclaim ---> PLAIN
+//!   FAST: a group joined, left, filtered ---> follow: the daemon asks the kernel what the socket hears
 //!   FAST: the daemon is gone ---> LOST: the kernel has the traffic ---> attach anew (not if it was shared by a fork)
 //! ```
 //!
@@ -184,6 +185,8 @@ fn enter(fd: i32, socket: &Use, local: Name, peer: Option<Name>) -> Result<(), E
     shared.checked.store(coarse_ns(), Ordering::Relaxed);
     shared.state.store(state::FAST, Ordering::Release);
     watch::joined(socket);
+    let groups = shared.lock_tx().groups;
+    groups.iter().for_each(|group| follow(fd, shared, &group));
     Ok(())
 }
 
@@ -251,8 +254,35 @@ fn put(place: &AtomicI32, fd: OwnedFd) -> Result<(), Error> {
     Ok(())
 }
 
+/// The socket has joined a multicast group, left it, or hears other sources there: the fast path is to do the same.
+#[cold]
+pub(crate) fn joined(fd: i32, shared: &Shared, group: &Ip) {
+    if !shared.lock_tx().groups.put(group) {
+        quietly(|| {
+            let group = ip(group);
+            say(
+                Level::Debug,
+                format_args!("socket {fd}: {group} by the kernel: one more than are remembered"),
+            );
+        });
+    } else if shared.state() == state::FAST {
+        quietly(|| follow(fd, shared, group));
+    }
+}
+
+/// What cannot be followed the kernel delivers.
+fn follow(fd: i32, shared: &Shared, group: &Ip) {
+    // SAFETY: the program's descriptor, which the call under way uses.
+    let socket = unsafe { BorrowedFd::borrow_raw(fd) };
+    match call(shared, &Request::Follow { group: ip(group) }, &[socket]) {
+        Ok(Answer::Follows { member: false }) => shared.lock_tx().groups.remove(group),
+        Ok(_) => {}
+        Err(e) => say(Level::Debug, format_args!("socket {fd}: {} by the kernel: {e}", ip(group))),
+    }
+}
+
 /// A request over a connection that is kept as a number.
-fn call(shared: &Shared, request: &Request) -> Result<Answer, Error> {
+fn call(shared: &Shared, request: &Request, along: &[BorrowedFd<'_>]) -> Result<Answer, Error> {
     let number = shared.connection.load(Ordering::Relaxed);
     if number < 0 {
         return Err(Error::Disconnected);
@@ -261,7 +291,7 @@ fn call(shared: &Shared, request: &Request) -> Result<Answer, Error> {
     let _tx = shared.lock_tx();
     // SAFETY: ours and open; not closed by this value.
     let mut connection = ManuallyDrop::new(Connection::from(unsafe { OwnedFd::from_raw_fd(number) }));
-    connection.call(request, &[]).map(|(answer, _)| answer)
+    connection.call(request, along).map(|(answer, _)| answer)
 }
 
 /// Takes a socket off the fast path, for good, when somebody gets it who knows of no rings. What they hold goes to the
@@ -298,7 +328,8 @@ fn unclaim(shared: &Shared, fd: i32, reason: Option<&str>) {
     let claim = claim_of(fd, &shared.names().local);
     unlisten(shared);
     if let Request::Claim { port, address, family, .. } = claim {
-        let _ = call(shared, &Request::Unclaim { port, address, family, reason: reason.map(str::to_owned) });
+        let reason = reason.map(str::to_owned);
+        let _ = call(shared, &Request::Unclaim { port, address, family, reason }, &[]);
     }
 }
 

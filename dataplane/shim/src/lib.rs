@@ -24,7 +24,7 @@
 //! | `attach` | how a socket gets on the fast path and off it |
 //! | `receive`, `send` | datagrams; `message`: their control messages; `errors`: ICMP errors |
 //! | `known` | which way a destination is, and from which address |
-//! | `options` | socket options; `names`: the compartment's addresses |
+//! | `options` | socket options; `groups`: those that join multicast groups; `names`: the compartment's addresses |
 //! | `wait` | arming and sleeping; `watch`: epoll; `ready`: poll and select |
 //! | `process` | fork, exec, exit |
 //! | `settings`, `log` | what the environment says, and what is said |
@@ -37,6 +37,7 @@
 mod address;
 mod attach;
 mod errors;
+mod groups;
 mod hooks;
 mod known;
 mod lock;

@@ -11,14 +11,17 @@ use libc::{
 };
 
 use crate::{
-    address::{Ip, Name, family_of, is_link_local, is_loopback, is_unspecified, is_v4, mapped, v4},
+    address::{Ip, Name, family_of, is_group, is_link_local, is_loopback, is_unspecified, is_v4, mapped, v4},
     errors::Entry,
+    known::Way,
     shared::{Shared, wants},
-    sys::{clock_ns, len_of},
+    sys::{clock_ns, coarse_ns, len_of},
 };
 
 const UDP_SEGMENT: c_int = 103;
 const UDP_GRO: c_int = 104;
+/// No address.
+const NOWHERE: Ip = [0; 16];
 /// Interface index of the loopback: what is delivered locally has come by it.
 const LO: u32 = 1;
 
@@ -179,11 +182,11 @@ pub(crate) fn write(message: &mut msghdr, shared: &Shared, record: &Record, segm
     }
     if four {
         if wanted & wants::PKTINFO != 0 {
-            let address = in_addr { s_addr: u32::from_ne_bytes(v4(&record.local)) };
+            let address = |ip| in_addr { s_addr: u32::from_ne_bytes(v4(ip)) };
             let info = in_pktinfo {
                 ipi_ifindex: c_int::try_from(device).unwrap_or(0),
-                ipi_spec_dst: address,
-                ipi_addr: address,
+                ipi_spec_dst: address(&answers_from(shared, record)),
+                ipi_addr: address(&record.local),
             };
             out.put(IPPROTO_IP, libc::IP_PKTINFO, &info);
         }
@@ -211,6 +214,19 @@ pub(crate) fn write(message: &mut msghdr, shared: &Shared, record: &Record, segm
         }
     }
     out.message.msg_controllen = out.used as _;
+}
+
+/// The address of ours to answer a datagram from (`fib_compute_spec_dst` of net/ipv4/fib_frontend.c).
+fn answers_from(shared: &Shared, record: &Record) -> Ip {
+    if !is_group(&record.local) {
+        return record.local;
+    }
+    let to = Name { ip: record.remote, port: record.remote_port, scope: 0 };
+    match shared.lock_tx().known.way(&to, &NOWHERE, coarse_ns()) {
+        Way::Ring { source, .. } => source,
+        // Let the kernel choose.
+        Way::Kernel => NOWHERE,
+    }
 }
 
 /// An entry of the error queue as its control message (linux/errqueue.h).

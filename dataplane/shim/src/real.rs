@@ -10,8 +10,8 @@ use core::{
 };
 
 use libc::{
-    epoll_event, fd_set, iovec, mmsghdr, mode_t, msghdr, nfds_t, off_t, pollfd, sigset_t, size_t, sockaddr,
-    socklen_t, ssize_t, timespec, timeval,
+    epoll_event, fd_set, in_addr, iovec, mmsghdr, mode_t, msghdr, nfds_t, off_t, pollfd, sigset_t, size_t,
+    sockaddr, sockaddr_storage, socklen_t, ssize_t, timespec, timeval,
 };
 
 /// A function of the C library.
@@ -118,6 +118,8 @@ functions! {
     ioctl(fd: c_int, request: usize, argument: usize) -> c_int;
     getsockopt(fd: c_int, level: c_int, name: c_int, value: *mut c_void, len: *mut socklen_t) -> c_int;
     setsockopt(fd: c_int, level: c_int, name: c_int, value: *const c_void, len: socklen_t) -> c_int;
+    setsourcefilter(fd: c_int, interface: u32, group: *const sockaddr, len: socklen_t, mode: u32, count: u32, sources: *const sockaddr_storage) -> c_int;
+    setipv4sourcefilter(fd: c_int, interface: in_addr, group: in_addr, mode: u32, count: u32, sources: *const in_addr) -> c_int;
     send(fd: c_int, data: *const c_void, len: size_t, flags: c_int) -> ssize_t;
     sendto(fd: c_int, data: *const c_void, len: size_t, flags: c_int, to: *const sockaddr, tolen: socklen_t) -> ssize_t;
     sendmsg(fd: c_int, message: *const msghdr, flags: c_int) -> ssize_t;

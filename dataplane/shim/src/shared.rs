@@ -22,6 +22,7 @@ use afnet_ring::{Consumer, Producer};
 use crate::{
     address::Name,
     errors::Errors,
+    groups::Groups,
     known::Known,
     lock::{Held, Lock},
 };
@@ -140,6 +141,7 @@ pub(crate) struct Sending {
     producers: [MaybeUninit<Producer>; MAX_WORKERS],
     workers: usize,
     pub(crate) known: Known,
+    pub(crate) groups: Groups,
 }
 
 impl Receiving {

@@ -6,14 +6,14 @@ use super::{Dataplane, endpoints::SlotState};
 use crate::{
     config::Compartment,
     error::Error,
-    groups::{Group, Sources},
+    groups::{Group, Local, Sources},
     worker::{command::Command, groups::SLOT},
 };
 
 impl Dataplane {
     /// What an endpoint hears in a group from now on, instead of what was said before; [`Sources::none`]: it leaves. A
     /// `udp` endpoint hears the ports that it has claimed on all addresses, or on the group. The kernel gets nothing of a
-    /// new group; see [`Dataplane::set_group_kernel`].
+    /// new group; see [`Dataplane::set_group_kernel`]. What sockets of this host send there it hears `local`.
     ///
     /// The XDP program must be told of groups by the caller, once the first endpoint has joined, and once the last has left;
     /// what it redirects in between goes on to the kernel.
@@ -21,14 +21,14 @@ impl Dataplane {
     /// # Errors
     /// [`Error::Unknown`] endpoint, [`Error::Io`] and [`Error::SocketMap`] if the kernel refuses the sockets,
     /// [`Error::Worker`].
-    pub fn listen(&mut self, id: u64, group: &Group, wanted: Sources) -> Result<(), Error> {
+    pub fn listen(&mut self, id: u64, group: &Group, wanted: Sources, local: Local) -> Result<(), Error> {
         self.slot_of(id)?;
         let leaves = wanted.is_none();
         if !leaves {
             self.open_group_sockets()?;
         }
         let wanted = Arc::new(wanted);
-        self.call_all(|_| Command::Listen { id, group: *group, wanted: Arc::clone(&wanted) })?;
+        self.call_all(|_| Command::Listen { id, group: *group, wanted: Arc::clone(&wanted), local })?;
         if leaves { self.left(id, group) } else { self.joined(id, group) }
     }
 

@@ -7,6 +7,7 @@ use super::{
     command::{Command, NewEndpoint, Reply, Request},
     core::Core,
     endpoint::{RxHalf, TxHalf},
+    groups::Listener,
     poll::Source,
     slot::Slot,
 };
@@ -112,13 +113,13 @@ impl Worker {
                 self.set_ports(id);
                 reply
             }
-            Command::Listen { id, group, wanted } => {
+            Command::Listen { id, group, wanted, local } => {
                 let found = (0u32..).zip(&self.tx).find_map(|(index, half)| {
                     let half = half.as_deref().filter(|half| half.id == id)?;
-                    Some((index, half.slot, half.kind == EndpointKind::Raw))
+                    Some(Listener { index, slot: half.slot, raw: half.kind == EndpointKind::Raw, local })
                 });
-                let Some((index, slot, raw)) = found else { return unknown() };
-                self.core.groups.listen(&group, index, slot, raw, &wanted);
+                let Some(listener) = found else { return unknown() };
+                self.core.groups.listen(&group, listener, &wanted);
                 Reply::Done
             }
             Command::GroupKernel { group, kernel } => {

@@ -18,7 +18,7 @@ use crate::{
     config::{Compartment, EndpointKind},
     counters::Counters,
     event::QueueAudit,
-    groups::{Group, Sources},
+    groups::{Group, Local, Sources},
     reaper::Line,
     route::{Route, RouteKey},
     xsk::RxSocket,
@@ -64,8 +64,8 @@ pub(crate) enum Command {
     Claim { id: u64, held: Held },
     /// No longer.
     Unclaim { id: u64, claim: Claim },
-    /// What an endpoint hears in a group.
-    Listen { id: u64, group: Group, wanted: Arc<Sources> },
+    /// What an endpoint hears in a group, and by whom what this host sends there.
+    Listen { id: u64, group: Group, wanted: Arc<Sources>, local: Local },
     /// Whether the kernel gets what is sent to a group, too.
     GroupKernel { group: Group, kernel: bool },
     /// An answer to `Event::Resolve`, or news about a route.

@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     counters::{Counter, Counters},
-    groups::{Group, Sources},
+    groups::{Group, Local, Sources},
     net::{
         Address, Mac,
         build::Link,
@@ -57,14 +57,21 @@ impl From<&Group> for Key {
     }
 }
 
-/// An endpoint in a group.
+/// An endpoint that hears groups.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Listener {
+    /// Index of the endpoint.
+    pub(crate) index: u32,
+    pub(crate) slot: u32,
+    /// It takes packets, not datagrams.
+    pub(crate) raw: bool,
+    pub(crate) local: Local,
+}
+
+/// One in a group.
 #[derive(Debug)]
 struct Member {
-    /// Index of the endpoint.
-    index: u32,
-    slot: u32,
-    /// It takes packets, not datagrams.
-    raw: bool,
+    who: Listener,
     exclude: bool,
     /// Sorted.
     sources: Vec<Address>,
@@ -94,10 +101,10 @@ pub(crate) struct Groups {
 
 impl Groups {
     /// What an endpoint hears in a group from now on.
-    pub(crate) fn listen(&mut self, group: &Group, index: u32, slot: u32, raw: bool, wanted: &Sources) {
+    pub(crate) fn listen(&mut self, group: &Group, who: Listener, wanted: &Sources) {
         let key = Key::from(group);
         if let Some(members) = self.members_mut(&key) {
-            members.list.retain(|m| m.index != index);
+            members.list.retain(|m| m.who.index != who.index);
         }
         if wanted.is_none() {
             self.tidy();
@@ -105,7 +112,7 @@ impl Groups {
         }
         let mut sources: Vec<Address> = wanted.list.iter().map(|source| from_ip(*source)).collect();
         sources.sort_unstable();
-        let member = Member { index, slot, raw, exclude: wanted.exclude, sources };
+        let member = Member { who, exclude: wanted.exclude, sources };
         if self.members_mut(&key).is_none() {
             let at = self.table.iter().position(Option::is_none).unwrap_or(self.table.len());
             if at == self.table.len() {
@@ -131,7 +138,7 @@ impl Groups {
     /// An endpoint is gone.
     pub(crate) fn forget(&mut self, index: u32) {
         for members in self.table.iter_mut().flatten() {
-            members.list.retain(|m| m.index != index);
+            members.list.retain(|m| m.who.index != index);
         }
         self.tidy();
     }
@@ -196,10 +203,11 @@ pub(super) fn deliver(core: &mut Core, bytes: &[u8], packet: &Packet, origin: Or
     }
     let key = Key { ifindex: origin.ifindex, vlan: packet.vlan, address: packet.dst };
     let Some((at, members)) = core.groups.take(&key) else { return Fate::Unclaimed };
+    let from_kernel = origin.trusted;
     let kernel = members.kernel;
     if packet.vlan != Vlan::NONE {
         for member in members.list.iter().filter(|m| m.wants(&packet.src)) {
-            super::rx::learn(core, packet, Origin { slot: member.slot, ..origin });
+            super::rx::learn(core, packet, Origin { slot: member.who.slot, ..origin });
         }
     }
     let datagram = if packet.protocol == protocol::UDP { Some(udp(bytes, packet)) } else { None };
@@ -216,7 +224,9 @@ pub(super) fn deliver(core: &mut Core, bytes: &[u8], packet: &Packet, origin: Or
                     ..record(packet, origin, core.realtime)
                 };
                 let sender = if origin.trusted { core.owner(&packet.src) } else { None };
-                replicate(core, &members, &heard, sender, Bytes::Private(payload), 0..payload.len());
+                let wants = |m: &Member| !from_kernel || m.who.local == Local::Worker;
+                let list = members.list.iter().filter(|m| wants(m));
+                replicate(core, list, &heard, sender, Bytes::Private(payload), 0..payload.len());
                 replicate_packet(core, &members, bytes, packet, origin);
             } else {
                 core.count(SLOT, crate::net::Drop::UdpChecksum);
@@ -230,9 +240,9 @@ pub(super) fn deliver(core: &mut Core, bytes: &[u8], packet: &Packet, origin: Or
 }
 
 /// A copy for each endpoint that wants it. `sender`: the compartment, for what has not left this host.
-fn replicate(
+fn replicate<'a>(
     core: &mut Core,
-    members: &Members,
+    members: impl Iterator<Item = &'a Member>,
     heard: &Record,
     sender: Option<u32>,
     bytes: Bytes<'_>,
@@ -240,14 +250,15 @@ fn replicate(
 ) -> usize {
     let mut copies = 0;
     let alone = sender.and_then(|slot| core.slot(slot)).is_some_and(|slot| slot.isolated);
-    for member in members.list.iter().filter(|m| !m.raw && m.wants(&heard.remote)) {
-        if heard.flags & flags::LOCAL != 0 && sender != Some(member.slot) {
+    for member in members.filter(|m| !m.who.raw && m.wants(&heard.remote)) {
+        let who = &member.who;
+        if heard.flags & flags::LOCAL != 0 && sender != Some(who.slot) {
             let shut = |slot: &super::slot::Slot| slot.forbids(&heard.remote);
-            if alone || core.slot(member.slot).is_some_and(shut) {
+            if alone || core.slot(who.slot).is_some_and(shut) {
                 continue;
             }
         }
-        let Some(half) = core.rx.get_mut(member.index as usize).and_then(Option::as_deref_mut) else {
+        let Some(half) = core.rx.get_mut(who.index as usize).and_then(Option::as_deref_mut) else {
             continue;
         };
         if half.closed || !hears(half, &heard.local, heard.local_port) {
@@ -263,7 +274,7 @@ fn replicate(
         } else {
             half.count(Counter::RxRingFull, 1);
         }
-        core.touch(member.index);
+        core.touch(who.index);
     }
     core.counters.add(Counter::RxGroupCopies, copies as u64);
     copies
@@ -271,11 +282,11 @@ fn replicate(
 
 /// The whole packet for each raw endpoint.
 fn replicate_packet(core: &mut Core, members: &Members, bytes: &[u8], packet: &Packet, origin: Origin) {
-    for member in members.list.iter().filter(|m| m.raw && m.wants(&packet.src)) {
-        if origin.trusted && core.slot(member.slot).is_some_and(|slot| slot.forbids(&packet.src)) {
+    for Member { who, .. } in members.list.iter().filter(|m| m.who.raw && m.wants(&packet.src)) {
+        if origin.trusted && core.slot(who.slot).is_some_and(|slot| slot.forbids(&packet.src)) {
             continue;
         }
-        super::rx::raw(core, bytes, packet, Origin { slot: member.slot, ..origin });
+        super::rx::raw(core, bytes, packet, Origin { slot: who.slot, ..origin });
         core.counters.inc(Counter::RxGroupCopies);
     }
 }
@@ -314,7 +325,8 @@ impl Out<'_> {
         };
         let mut copies = 0;
         for range in Segments::new(bytes.len(), record.segment) {
-            copies += replicate(self.core, &members, &heard, Some(sender.slot), bytes, range);
+            let list = members.list.iter();
+            copies += replicate(self.core, list, &heard, Some(sender.slot), bytes, range);
         }
         self.core.groups.put(at, members);
         sender.count(Counter::TxLocal, copies as u64);
@@ -368,10 +380,14 @@ mod tests {
         Sources { exclude, list: list.iter().map(|s| s.parse().unwrap()).collect() }
     }
 
+    fn member(index: u32, slot: u32) -> Listener {
+        Listener { index, slot, raw: false, local: Local::Worker }
+    }
+
     fn hear(groups: &mut Groups, address: &str, from: &str) -> Vec<u32> {
         let Some((at, members)) = groups.take(&Key::from(&group(address))) else { return Vec::new() };
         let from = from_ip(from.parse().unwrap());
-        let indices = members.list.iter().filter(|m| m.wants(&from)).map(|m| m.index).collect();
+        let indices = members.list.iter().filter(|m| m.wants(&from)).map(|m| m.who.index).collect();
         groups.put(at, members);
         indices
     }
@@ -380,24 +396,24 @@ mod tests {
     fn members_hear_whom_they_want() {
         let mut groups = Groups::default();
         let (g, h) = (group("224.0.0.251"), group("ff02::fb"));
-        groups.listen(&g, 1, 1, false, &Sources::all());
-        groups.listen(&g, 2, 1, false, &sources(false, &["192.0.2.9", "192.0.2.1"]));
-        groups.listen(&g, 3, 2, false, &sources(true, &["192.0.2.1"]));
-        groups.listen(&h, 1, 1, false, &Sources::all());
+        groups.listen(&g, member(1, 1), &Sources::all());
+        groups.listen(&g, member(2, 1), &sources(false, &["192.0.2.9", "192.0.2.1"]));
+        groups.listen(&g, member(3, 2), &sources(true, &["192.0.2.1"]));
+        groups.listen(&h, member(1, 1), &Sources::all());
         assert_eq!(hear(&mut groups, "224.0.0.251", "192.0.2.1"), [1, 2]);
         assert_eq!(hear(&mut groups, "224.0.0.251", "192.0.2.2"), [1, 3]);
         assert_eq!(hear(&mut groups, "ff02::fb", "fe80::1"), [1]);
         // Again: instead of what was said before.
-        groups.listen(&g, 1, 1, false, &sources(false, &["192.0.2.7"]));
+        groups.listen(&g, member(1, 1), &sources(false, &["192.0.2.7"]));
         assert_eq!(hear(&mut groups, "224.0.0.251", "192.0.2.2"), [3]);
-        groups.listen(&g, 3, 2, false, &Sources::none());
+        groups.listen(&g, member(3, 2), &Sources::none());
         assert_eq!(hear(&mut groups, "224.0.0.251", "192.0.2.2"), [0; 0]);
         groups.forget(1);
         assert_eq!(groups.places.len(), 1, "the other group is empty");
         groups.forget(2);
         assert!(groups.places.is_empty() && groups.table.iter().all(Option::is_none));
         // Its place is used again.
-        groups.listen(&h, 1, 1, false, &Sources::all());
+        groups.listen(&h, member(1, 1), &Sources::all());
         assert_eq!((groups.table.len(), hear(&mut groups, "ff02::fb", "fe80::1")), (2, vec![1]));
     }
 

@@ -13,11 +13,11 @@ void *volatile bad = (void *)8;
 static const struct test *const tables[] = {
 	send_cases,	  receive_cases,     name_cases,  option_cases, control_cases,
 	error_cases,	  ready_cases,	     epoll_cases, thread_cases, process_cases,
-	descriptor_cases, environment_cases, fuzz_cases,
+	descriptor_cases, environment_cases, group_cases, fuzz_cases,
 };
 static const char *const table_names[] = {
 	"send",	 "receive", "names",   "options",     "control",     "errors", "ready",
-	"epoll", "threads", "process", "descriptors", "environment", "fuzz",
+	"epoll", "threads", "process", "descriptors", "environment", "groups", "fuzz",
 };
 
 /* One write a line: several processes and threads may have something to say. */

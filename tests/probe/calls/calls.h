@@ -68,7 +68,7 @@ struct test {
 
 extern const struct test send_cases[], receive_cases[], name_cases[], option_cases[],
 	control_cases[], error_cases[], ready_cases[], epoll_cases[], thread_cases[],
-	process_cases[], descriptor_cases[], environment_cases[], fuzz_cases[];
+	process_cases[], descriptor_cases[], environment_cases[], group_cases[], fuzz_cases[];
 
 /* calls.c: the case's circumstances, and writing down */
 extern int patience_ms;	   /* CALLS_PATIENCE of the environment, or half a minute */
@@ -135,6 +135,7 @@ struct address peer_address(int slot);
 void peer_close(int slot); /* its port is closed from here on; its address is still known */
 void peer_send(int slot, int to_port, const void *data, int len);
 void peer_text(int slot, int to_port, const char *text);
+void peer_text_to(int slot, const char *group, int to_port, const char *text);
 void peer_send_extra(int slot, int to_port, const void *data, int len, struct extras extras);
 /* The next datagram at the peer's socket; waits if `patient`. */
 const struct arrival *peer_receive(int slot, bool patient);

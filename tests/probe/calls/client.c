@@ -14,6 +14,7 @@ struct request {
 	enum operation operation;
 	int family, slot, to_port, len, patient;
 	struct extras extras;
+	char group[INET6_ADDRSTRLEN]; /* to be sent to, if there is one */
 	unsigned char data[MAX_DATA];
 };
 
@@ -90,6 +91,13 @@ void peer_send_extra(int slot, int to_port, const void *data, int len, struct ex
 	}
 }
 
+void peer_text_to(int slot, const char *group, int to_port, const char *text)
+{
+	snprintf(request.group, sizeof(request.group), "%s", group);
+	peer_text(slot, to_port, text);
+	request.group[0] = 0;
+}
+
 void peer_send(int slot, int to_port, const void *data, int len)
 {
 	peer_send_extra(slot, to_port, data, len, NO_EXTRAS);
@@ -123,6 +131,10 @@ static void served_open(int *fd)
 	set_int(*fd, SOL_SOCKET, SO_RCVBUFFORCE, 1 << 26);
 	answer.from.len = sizeof(answer.from.storage);
 	getsockname(*fd, &answer.from.any, &answer.from.len);
+	/* Groups are here. */
+	struct ip_mreqn by = {.imr_ifindex = if_nametoindex("peer0")};
+	setsockopt(*fd, IPPROTO_IP, IP_MULTICAST_IF, &by, sizeof(by));
+	set_int(*fd, IPPROTO_IPV6, IPV6_MULTICAST_IF, by.imr_ifindex);
 }
 
 /* A datagram of a UDP socket is on its way when this returns; errors of former ones are ignored. */
@@ -130,6 +142,8 @@ static int served_send(int fd, int len)
 {
 	struct address to = request.extras.to_second ? my_second_address(request.to_port)
 						     : my_address(request.to_port);
+	if (request.group[0])
+		to = address_of(request.group, request.to_port);
 	const struct extras *extras = &request.extras;
 	int result, level = v4() ? IPPROTO_IP : IPPROTO_IPV6;
 

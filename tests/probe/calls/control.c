@@ -192,6 +192,28 @@ static void control_received(void)
 	take_with_control("origdst", 256);
 }
 
+static void control_group(void)
+{
+	struct address address = address_of(v4() ? "239.1.2.3" : "ff15::123", port);
+	struct group_req group = {.gr_interface = if_nametoindex("dev0"),
+				  .gr_group = address.storage};
+	int level = v4() ? IPPROTO_IP : IPPROTO_IPV6;
+
+	start();
+	TRY("join", setsockopt(fd, level, MCAST_JOIN_GROUP, &group, sizeof(group)));
+	TRY("timestamp", set_int(fd, SOL_SOCKET, SO_TIMESTAMP, 1));
+	TRY("ttl", set_int(fd, level, v4() ? IP_RECVTTL : IPV6_RECVHOPLIMIT, 1));
+	TRY("tos", set_int(fd, level, v4() ? IP_RECVTOS : IPV6_RECVTCLASS, 1));
+	TRY("pktinfo", set_int(fd, level, v4() ? IP_PKTINFO : IPV6_RECVPKTINFO, 1));
+	TRY("origdst", set_int(fd, level, v4() ? IP_RECVORIGDSTADDR : IPV6_RECVORIGDSTADDR, 1));
+	for (int i = 0; i < 3; i++) {
+		peer_text_to(1, v4() ? "239.1.2.3" : "ff15::123", port, "to all");
+		take_with_control("to all", 512);
+	}
+	peer_text(1, port, "to one");
+	take_with_control("to one", 512);
+}
+
 static void control_order(void)
 {
 	start();
@@ -444,6 +466,7 @@ const struct test control_cases[] = {
 	{"control-times", "46", FAST, control_times},
 	{"control-timestamping", "46", FAST, control_timestamping},
 	{"control-received", "46", FAST, control_received},
+	{"control-group", "46", FAST, control_group},
 	{"control-order", "46", FAST, control_order},
 	{"control-both-families", "6", FAST, control_both_families},
 	{"control-ttl-sent", "46", FAST, control_ttl_sent},

@@ -13,6 +13,7 @@ mod errors;
 mod fragments;
 mod groups;
 mod groups_hostile;
+mod groups_shim;
 mod harness;
 mod host;
 mod hostile;

@@ -50,6 +50,9 @@ const ACCEPTED: &[Accepted] = &[
 /// not count. One that no longer differs fails.
 const OPEN: &[(&str, Way, &str)] = &[
     ("names-filter", Way::Plain, "one bound to all addresses hears nothing after connect and disconnect"),
+    ("groups-connected", Way::Plain, "the same"),
+    ("control-group", Way::Plain, "IP_PKTINFO has the host's address as the one to answer a group from"),
+    ("groups-two", Way::Plain, "of a compartment's sockets that share a port one hears a group (README)"),
     (
         "receive-over-the-edge",
         Way::Fast,

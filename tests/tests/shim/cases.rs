@@ -25,4 +25,5 @@ tables! {
     process: "Processes.",
     descriptors: "Descriptors.",
     environment: "Surroundings of a process.",
+    groups: "Multicast.",
 }

@@ -9,7 +9,7 @@ use std::{
 
 use afnet_tests::{
     afnetd::Afnetd,
-    bed::{Bed, PEER_V4},
+    bed::{Bed, PEER, PEER_V4},
     process::Process,
     shim::{command, fast_endpoints, library},
     wait,
@@ -20,12 +20,15 @@ use crate::{
     world::{CALLS, NAME, Way, World},
 };
 
-/// An echo server that tells of every error; how it waits is its argument.
+/// An echo server that tells of every error; how it waits is its argument, and a group that it joins another.
 const ECHO: &str = r#"
 import select, selectors, socket, sys
 how = sys.argv[1]
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 s.bind(("", 7))
+for group in sys.argv[2:]:
+    own = socket.inet_aton("192.0.2.10")
+    s.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, socket.inet_aton(group) + own)
 s.setblocking(how == "recv")
 poll, selector = select.poll(), selectors.EpollSelector()
 poll.register(s, select.POLLIN)
@@ -51,9 +54,14 @@ while True:
 /// Longer than anything takes, on a machine that stalls too.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-fn echo(daemon: &Afnetd<'_>, how: &str) -> Process {
+/// Where the server is.
+const SERVER: &str = "192.0.2.10";
+/// Where it may be, too.
+const GROUP: &str = "239.1.2.3";
+
+fn echo(daemon: &Afnetd<'_>, arguments: &[&str]) -> Process {
     let mut command = command(daemon, NAME, &[]);
-    let mut server = Process::spawn(command.args(["/usr/bin/python3", "-c", ECHO, how]));
+    let mut server = Process::spawn(command.args(["/usr/bin/python3", "-c", ECHO]).args(arguments));
     server.wait_for_output("ready");
     server
 }
@@ -70,23 +78,23 @@ fn peer(bed: &Bed) -> UdpSocket {
 
 /// Asks until there is an answer: what is under way while things change may be lost.
 #[track_caller]
-fn is_answered(socket: &UdpSocket, when: &str) {
+fn is_answered(socket: &UdpSocket, to: &str, when: &str) {
     let mut number = 0u32;
     let answered = wait::within(PATIENCE, || {
         number += 1;
         // ECONNREFUSED is not expected of a socket that is not connected.
-        socket.send_to(&number.to_ne_bytes(), ("192.0.2.10", 7)).expect("send");
+        socket.send_to(&number.to_ne_bytes(), (to, 7)).expect("send");
         let mut buffer = [0; 8];
         socket.recv_from(&mut buffer).ok()
     });
     assert!(answered.is_some(), "no answer {when}");
 }
 
-/// Asks until afnetd says that answers take the fast path.
+/// Asks until afnetd says that questions and answers take the fast path.
 #[track_caller]
-fn is_fast(daemon: &Afnetd<'_>, socket: &UdpSocket, when: &str) {
+fn is_fast(daemon: &Afnetd<'_>, socket: &UdpSocket, to: &str, when: &str) {
     let fast = wait::within(PATIENCE, || {
-        is_answered(socket, when);
+        is_answered(socket, to, when);
         fast_endpoints(daemon, NAME).iter().any(|e| e.rx > 0 && e.tx > 0).then_some(())
     });
     assert!(fast.is_some(), "not fast {when}:\n{}", daemon.ok("endpoints"));
@@ -96,15 +104,15 @@ fn survives(how: &str) {
     let bed = Bed::new(&format!("life-{how}"));
     let mut daemon = Afnetd::start(&bed);
     compartment(&daemon);
-    let mut server = echo(&daemon, how);
+    let mut server = echo(&daemon, &[how]);
     let socket = peer(&bed);
-    is_fast(&daemon, &socket, "at first");
+    is_fast(&daemon, &socket, SERVER, "at first");
     for round in 0..2 {
         daemon.kill();
-        is_answered(&socket, &format!("without a daemon, round {round}"));
+        is_answered(&socket, SERVER, &format!("without a daemon, round {round}"));
         daemon.restart();
-        is_answered(&socket, &format!("with a new daemon, round {round}"));
-        is_fast(&daemon, &socket, &format!("with a new daemon, round {round}"));
+        is_answered(&socket, SERVER, &format!("with a new daemon, round {round}"));
+        is_fast(&daemon, &socket, SERVER, &format!("with a new daemon, round {round}"));
     }
     assert_eq!(server.output().trim(), "ready", "the server has seen an error");
     server.kill();
@@ -133,14 +141,15 @@ fn a_select_server_survives_its_daemon() {
     survives("select");
 }
 
-#[test]
-fn the_daemon_is_killed_under_load() {
-    let bed = Bed::new("load");
+/// Kills the daemon while a server is asked by an address: it answers all the time, and nothing twice.
+fn killed_under_load(label: &str, to: &str) {
+    let bed = Bed::new(label);
+    bed.peer.ip(&format!("route add 224.0.0.0/4 dev {PEER}"));
     let mut daemon = Afnetd::start(&bed);
     compartment(&daemon);
-    let server = echo(&daemon, "epoll");
-    let socket = peer(&bed);
-    is_fast(&daemon, &socket, "at first");
+    let server = echo(&daemon, &["epoll", GROUP]);
+    let (socket, judge) = (peer(&bed), peer(&bed));
+    is_fast(&daemon, &judge, to, "at first");
     socket.set_nonblocking(true).expect("set");
     let (mut sent, mut received) = (0u64, vec![0u8; 1 << 20]);
     let mut load = |time: Duration| {
@@ -149,7 +158,7 @@ fn the_daemon_is_killed_under_load() {
             let number = usize::try_from(sent).expect("small") % received.len();
             let text = u32::try_from(number).expect("small").to_ne_bytes();
             // A full queue is no matter here.
-            sent += u64::from(socket.send_to(&text, ("192.0.2.10", 7)).is_ok());
+            sent += u64::from(socket.send_to(&text, (to, 7)).is_ok());
             let mut buffer = [0; 8];
             while let Ok((4, _)) = socket.recv_from(&mut buffer) {
                 let number = u32::from_ne_bytes(buffer[..4].try_into().expect("four bytes"));
@@ -169,6 +178,8 @@ fn the_daemon_is_killed_under_load() {
         goes_on(&mut load, "without the daemon");
         daemon.restart();
         goes_on(&mut load, "with the next daemon");
+        is_fast(&daemon, &judge, to, "with the next daemon");
+        goes_on(&mut load, "by the fast path");
     }
     let twice = received.iter().filter(|count| **count > 1).count();
     assert!(sent < 1 << 20 && twice == 0, "{twice} of {sent} were answered twice");
@@ -179,13 +190,23 @@ fn the_daemon_is_killed_under_load() {
 }
 
 #[test]
+fn the_daemon_is_killed_under_load() {
+    killed_under_load("load", SERVER);
+}
+
+#[test]
+fn the_daemon_is_killed_under_a_groups_load() {
+    killed_under_load("groupload", GROUP);
+}
+
+#[test]
 fn an_idle_server_takes_no_cpu() {
     let bed = Bed::new("idle");
     let mut daemon = Afnetd::start(&bed);
     compartment(&daemon);
-    let mut server = echo(&daemon, "recv");
+    let mut server = echo(&daemon, &["recv"]);
     let socket = peer(&bed);
-    is_fast(&daemon, &socket, "at first");
+    is_fast(&daemon, &socket, SERVER, "at first");
     let ticks = |pid: u32| -> u64 {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("stat");
         let rest = stat.rsplit_once(") ").expect("a name").1.split(' ');

@@ -71,10 +71,10 @@ impl Kernel {
         self.others.get(&(ifindex, group)).copied().unwrap_or(false)
     }
 
-    /// Looks whether they are.
-    pub fn look(&mut self, place: Place, users: &Users) -> bool {
+    /// Looks whether they are. `followed`: members whose sockets have joined by themselves.
+    pub fn look(&mut self, place: Place, users: &Users, followed: u32) -> bool {
         let own = u32::from(self.sockets.contains_key(&place));
-        let others = users.of(place) > own;
+        let others = users.of(place) > own + followed;
         self.others.insert(place, others);
         others
     }

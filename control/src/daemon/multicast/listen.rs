@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Instant;
 
 use afnet_abi::vlan::Vlan;
-use afnet_dataplane::{self as dp, Sources};
+use afnet_dataplane::{self as dp, Local, Sources};
 use rustix::io::Errno;
 
 use super::super::core::Core;
@@ -27,6 +27,25 @@ pub struct Wanted {
     pub realm: Option<(String, Vlan)>,
     /// From whom.
     pub sources: Sources,
+}
+
+/// What an endpoint hears in a group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Heard {
+    /// From whom.
+    pub sources: Sources,
+    /// Not at its own wish, but because this socket has joined, by its cookie.
+    pub socket: Option<u64>,
+}
+
+impl Heard {
+    fn asked(sources: Sources) -> Self {
+        Self { sources, socket: None }
+    }
+
+    fn none() -> Self {
+        Self::asked(Sources::none())
+    }
 }
 
 /// The address by which everybody within the on-link prefix of an IPv4 address is reached.
@@ -55,11 +74,15 @@ impl Core {
         check(group, &sources)?;
         let realm = self.group_realm(slot, group, realm)?;
         let known = endpoint.groups.get(&(realm, group));
+        if known.is_some_and(|heard| heard.socket.is_some()) {
+            let text = format!("the endpoint hears what its socket has joined of {group}");
+            return Err(Refused::new(Errno::EXIST, text));
+        }
         if known.is_none() && sources.is_none() {
             let text = format!("the endpoint does not hear {group}, so it cannot leave it");
             return Err(Refused::new(Errno::ADDRNOTAVAIL, text));
         }
-        let before = known.cloned().unwrap_or(Sources::none());
+        let before = known.map_or(Sources::none(), |heard| heard.sources.clone());
         if known.is_none() {
             self.check_quota(slot)?;
         }
@@ -68,17 +91,18 @@ impl Core {
             return Err(Refused::new(Errno::NETDOWN, text));
         };
         self.tell_group(realm, id, group, &sources)?;
-        if let Err(e) = self.deliver_group(id, ifindex, realm, group, &sources) {
+        let heard = Heard::asked(sources);
+        if let Err(e) = self.deliver_group(id, ifindex, realm, group, &heard) {
             if let Err(e) = self.tell_group(realm, id, group, &before) {
                 tracing::error!("back to what endpoint {id} heard of {group}: {e}");
             }
             return Err(e);
         }
         if let Some(endpoint) = self.endpoints.get_mut(&conn) {
-            if sources.is_none() {
+            if heard.sources.is_none() {
                 endpoint.groups.remove(&(realm, group));
             } else {
-                endpoint.groups.insert((realm, group), sources);
+                endpoint.groups.insert((realm, group), heard);
             }
         }
         Ok(())
@@ -88,25 +112,38 @@ impl Core {
     pub(in super::super) fn forget_groups(&mut self, conn: u64) {
         let Some(endpoint) = self.endpoints.get_mut(&conn) else { return };
         let (id, groups) = (endpoint.id, std::mem::take(&mut endpoint.groups));
-        for (realm, group) in groups.into_keys() {
-            if let Err(e) = self.tell_group(realm, id, group, &Sources::none()) {
-                tracing::error!("leaving {group}: {e}");
-            }
-            if let Some(ifindex) = self.live_ifindex(realm)
-                && let Err(e) = self.deliver_group(id, ifindex, realm, group, &Sources::none())
-            {
-                tracing::error!("leaving {group}: {e}");
-            }
+        for (place, heard) in groups {
+            self.drop_group(id, place, heard.socket);
+        }
+    }
+
+    /// An endpoint hears a group no more.
+    pub(super) fn drop_group(&mut self, id: u64, (realm, group): (Realm, IpAddr), socket: Option<u64>) {
+        let failed = |e: Refused| tracing::error!("leaving {group}: {e}");
+        if socket.is_none() {
+            self.tell_group(realm, id, group, &Sources::none()).unwrap_or_else(failed);
+        }
+        let Some(ifindex) = self.live_ifindex(realm) else { return };
+        self.deliver_group(id, ifindex, realm, group, &Heard::none()).unwrap_or_else(failed);
+        if let Some(cookie) = socket {
+            self.mark(cookie, ifindex, group, false).unwrap_or_else(failed);
         }
     }
 
     /// A device is gone, whose number was `ifindex`.
     pub(in super::super) fn groups_gone(&mut self, device: u16, ifindex: u32) {
-        for (id, realm, group, _) in self.groups_of(device) {
+        for (id, realm, group, heard) in self.groups_of(device) {
             let place = dp::Group { ifindex, vlan: realm.vlan, address: group };
-            if let Err(e) = self.dataplane.listen(id, &place, Sources::none()) {
+            if let Err(e) = self.dataplane.listen(id, &place, Sources::none(), Local::Worker) {
                 tracing::error!("leaving {group}: {e}");
             }
+            // A socket's membership ends with the interface.
+            if let Some(cookie) = heard.socket {
+                self.mark(cookie, ifindex, group, false).unwrap_or_else(|e| tracing::error!("{e}"));
+            }
+        }
+        for endpoint in self.endpoints.values_mut() {
+            endpoint.groups.retain(|(realm, _), heard| realm.device != device || heard.socket.is_none());
         }
         self.multicast.kernel.forget(ifindex);
         self.forget_kernel(device);
@@ -116,27 +153,28 @@ impl Core {
     pub(in super::super) fn groups_back(&mut self, device: u16) {
         self.filter_again::<Igmp>(device);
         self.filter_again::<Mld>(device);
-        for (id, realm, group, sources) in self.groups_of(device) {
+        for (id, realm, group, heard) in self.groups_of(device) {
             let Some(ifindex) = self.live_ifindex(realm) else { continue };
-            let told = self.tell_group(realm, id, group, &sources);
-            if let Err(e) = told.and_then(|()| self.deliver_group(id, ifindex, realm, group, &sources)) {
+            let told = self.tell_group(realm, id, group, &heard.sources);
+            if let Err(e) = told.and_then(|()| self.deliver_group(id, ifindex, realm, group, &heard)) {
                 tracing::error!("hearing {group} again: {e}");
             }
         }
     }
 
-    fn groups_of(&self, device: u16) -> Vec<(u64, Realm, IpAddr, Sources)> {
+    fn groups_of(&self, device: u16) -> Vec<(u64, Realm, IpAddr, Heard)> {
         let all = self.endpoints.values().flat_map(|e| e.groups.iter().map(|group| (e.id, group)));
         all.filter(|(_, ((realm, _), _))| realm.device == device)
-            .map(|(id, ((realm, group), sources))| (id, *realm, *group, sources.clone()))
+            .map(|(id, ((realm, group), heard))| (id, *realm, *group, heard.clone()))
             .collect()
     }
 
     /// Looks who else is in our groups.
     pub(super) fn look_at_kernel(&mut self, now: Instant) {
-        let users = Users::read();
+        let (users, followed) = self.while_joined(Users::read);
         for ((ifindex, group), before) in self.multicast.kernel.watched() {
-            let others = self.multicast.kernel.look((ifindex, group), &users);
+            let sockets = followed.get(&(ifindex, group)).copied().unwrap_or(0);
+            let others = self.multicast.kernel.look((ifindex, group), &users, sockets);
             if others != before {
                 let place = dp::Group { ifindex, vlan: Vlan::NONE, address: group };
                 if let Err(e) = self.dataplane.set_group_kernel(&place, others) {
@@ -182,7 +220,7 @@ impl Core {
         })
     }
 
-    fn check_quota(&self, slot: Slot) -> Result<(), Refused> {
+    pub(super) fn check_quota(&self, slot: Slot) -> Result<(), Refused> {
         let most = self.config.limits.memberships;
         let own = self.endpoints.values().filter(|e| e.slot == slot).map(|e| e.groups.len());
         if own.sum::<usize>() < most {
@@ -211,18 +249,19 @@ impl Core {
     }
 
     /// To the workers and the XDP program.
-    fn deliver_group(
+    pub(super) fn deliver_group(
         &mut self,
         id: u64,
         ifindex: u32,
         realm: Realm,
         group: IpAddr,
-        wanted: &Sources,
+        heard: &Heard,
     ) -> Result<(), Refused> {
         let place = dp::Group { ifindex, vlan: realm.vlan, address: group };
         let first = self.dataplane.members(&place) == 0;
+        let local = if heard.socket.is_some() { Local::Kernel } else { Local::Worker };
         self.dataplane
-            .listen(id, &place, wanted.clone())
+            .listen(id, &place, heard.sources.clone(), local)
             .map_err(|e| dataplane_error(format!("hearing {group}"), &e))?;
         let last = self.dataplane.members(&place) == 0;
         let watched = realm.vlan == Vlan::NONE && !is_broadcast(group);
@@ -230,8 +269,9 @@ impl Core {
             self.multicast.kernel.unwatch((ifindex, group));
         }
         if first && !last {
-            // Of VLANs it is not known whether the kernel has an interface there.
-            let kernel = !watched || self.multicast.kernel.look((ifindex, group), &Users::read());
+            // Of VLANs it is not known whether the kernel has an interface there. A socket that has joined by itself counts
+            // as somebody else until it has been in the group for a while.
+            let kernel = !watched || self.multicast.kernel.look((ifindex, group), &Users::read(), 0);
             if watched {
                 self.multicast.kernel.looked(Instant::now());
             }
@@ -256,7 +296,7 @@ impl Core {
         };
         entered.map_err(|e| {
             // Nobody hears what the program does not redirect.
-            drop(self.dataplane.listen(id, &place, Sources::none()));
+            drop(self.dataplane.listen(id, &place, Sources::none(), local));
             bpf(format!("entering {group} into the XDP program of {}", live.link.name), &e)
         })
     }

@@ -16,6 +16,7 @@
 //! |---|---|
 //! | `mod.rs` | the machines and what they say |
 //! | `listen.rs` | endpoints: what may be asked for, workers, XDP program |
+//! | `follow.rs` | sockets under the shim: what they have joined by themselves |
 //! | `kernel.rs` | groups that the kernel reports for us; who else is in them; the device's filter |
 //! | `own.rs` | what the kernel is in where we report |
 //!
@@ -25,6 +26,7 @@
 //! Reports in untagged realms come from the host's addresses. In tagged ones it has none: they come from 0.0.0.0 (RFC 3376
 //! 4.2.13), or from `::` (RFC 3590) unless a compartment has a link-local address there.
 
+mod follow;
 mod kernel;
 mod listen;
 mod own;
@@ -36,7 +38,7 @@ use std::time::{Duration, Instant};
 use abi::{Answer, Group, Realm as RealmGroups};
 use afnet_abi::control as abi;
 use afnet_abi::vlan::Vlan;
-use afnet_bpf::Membership;
+use afnet_bpf::{Joined, Membership};
 use afnet_dataplane::Sources;
 use rustix::io::Errno;
 
@@ -50,7 +52,7 @@ use crate::multicast::mld::Mld;
 use crate::multicast::{Family, Filter, Host, Limits, Message, Version};
 use crate::registry::{Owned, Realm};
 
-pub use self::listen::{MAX_SOURCES, Wanted, subnet_broadcast};
+pub use self::listen::{Heard, MAX_SOURCES, Wanted, subnet_broadcast};
 
 /// Groups are spread over time by their random delays; this many realms have their turn in one of the loop at most.
 const BURST: usize = 64;
@@ -71,6 +73,8 @@ pub struct Multicast {
     /// We speak in untagged realms, too.
     own: bool,
     followed: Followed,
+    /// Sockets that were followed and in their groups at the last look, and the time that they are there.
+    joined: HashMap<Joined, u32>,
 }
 
 /// The machines of a realm.
@@ -157,6 +161,7 @@ impl Multicast {
             filters: Filters::default(),
             own,
             followed: Followed::default(),
+            joined: HashMap::new(),
         }
     }
 

@@ -9,7 +9,7 @@ use libc::{AF_INET, AF_INET6, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, sockaddr,
 
 use super::followed;
 use crate::{
-    address, attach, names, options, real, receive, send, settings,
+    address, attach, groups, names, options, real, receive, send, settings,
     shared::state,
     socket::Socket,
     sys::{Inside, errno, quietly, set_errno},
@@ -99,9 +99,13 @@ pub(super) unsafe extern "C-unwind" fn setsockopt(
     if result == 0
         && let Some((_inside, socket)) = followed(fd)
         && socket.shared().state() != state::PLAIN
-        && let Some(reason) = quietly(|| options::changed(fd, socket.shared(), level, name))
     {
-        attach::leave(fd, &socket, &format!("it uses {reason}"));
+        // SAFETY: the kernel has read it.
+        if let Some(group) = unsafe { groups::of(level, name, value, len) } {
+            attach::joined(fd, socket.shared(), &group);
+        } else if let Some(reason) = quietly(|| options::changed(fd, socket.shared(), level, name)) {
+            attach::leave(fd, &socket, &format!("it uses {reason}"));
+        }
     }
     result
 }

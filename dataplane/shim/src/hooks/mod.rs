@@ -4,6 +4,7 @@
 //! A thread that is in the shim already (a signal handler, or what the shim itself calls) goes straight through.
 
 mod data;
+mod filter;
 mod life;
 mod lookup;
 mod processes;
