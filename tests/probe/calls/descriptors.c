@@ -208,9 +208,9 @@ static void descriptors_io_uring(void)
 	}
 	char *sent = map_ring(ring, params.sq_off.array + params.sq_entries * sizeof(uint32_t),
 			      IORING_OFF_SQ_RING);
-	char *done = map_ring(
-		ring, params.cq_off.cqes + params.cq_entries * sizeof(struct io_uring_cqe),
-		IORING_OFF_CQ_RING);
+	char *done =
+		map_ring(ring, params.cq_off.cqes + params.cq_entries * sizeof(struct io_uring_cqe),
+			 IORING_OFF_CQ_RING);
 	struct io_uring_sqe *sqe =
 		map_ring(ring, params.sq_entries * sizeof(*sqe), IORING_OFF_SQES);
 	uint32_t *array = (uint32_t *)(sent + params.sq_off.array);
