@@ -185,25 +185,23 @@ struct Worker {
 
 impl Worker {
     fn run(&mut self) {
-        let mut worked = false;
         while !self.stopped {
             self.core.tick();
-            if worked {
-                // The end of that round: one over many compartments takes longer than [`SPIN`].
-                self.last_work = self.core.now;
-            }
             if !self.requests.is_empty() {
                 self.apply();
             }
-            worked = self.round();
+            let worked = self.round();
             self.rounds = self.rounds.wrapping_add(1);
             if self.core.now >= self.next_sweep {
                 self.sweep();
             }
-            if !worked {
+            if worked {
+                self.last_work = self.core.now;
+                if self.rounds.is_multiple_of(POLL_EVERY_BUSY) {
+                    self.poll(Some(Duration::ZERO));
+                }
+            } else {
                 self.idle();
-            } else if self.rounds.is_multiple_of(POLL_EVERY_BUSY) {
-                self.poll(Some(Duration::ZERO));
             }
         }
     }
