@@ -46,13 +46,11 @@ pub fn membership(group: &str, exclude: bool, sources: &[&str]) -> Membership {
 /// Puts the peer's end into a bridge that asks, in these versions, and snoops; it has the peer's addresses.
 pub fn snoop(bed: &Bed, (igmp, mld): (u8, u8)) {
     let peer = &bed.peer;
-    // It asks every second; answers come, and members count as gone, within a fifth of one. By the old versions a host
-    // leaves without a word while it has yet to answer (RFC 2236 6, RFC 2710 6): then the group is forgotten in time.
-    let forget = if (igmp, mld) == (3, 2) { "" } else { "mcast_membership_interval 1000" };
+    // It asks every second; answers come, and members count as gone, within a fifth of one.
     peer.ip(&format!(
         "link add br0 type bridge mcast_snooping 1 mcast_igmp_version {igmp} mcast_mld_version {mld} \
          mcast_query_interval 100 mcast_query_response_interval 20 mcast_startup_query_interval 50 \
-         mcast_last_member_interval 20 {forget}"
+         mcast_last_member_interval 20"
     ));
     // Afterwards: so long as an answer may take it lets everything through.
     peer.ip("link set br0 type bridge mcast_querier 1");
@@ -431,9 +429,7 @@ fn ordinary_programs(membership_of: &str) {
     for (group, source) in FAMILIES {
         let v4 = source == PEER_V4;
         let any = if v4 { "0.0.0.0" } else { "::" };
-        // The port was taken once, for no known reason; which is not the subject.
-        let bind = || bed.host.enter(|| UdpSocket::bind(at(any, OTHER_PORT))).ok();
-        let host = wait::within(wait::PATIENCE, bind).expect("bind");
+        let host = bed.host.enter(|| UdpSocket::bind(at(any, OTHER_PORT))).expect("bind");
         host.set_read_timeout(Some(Duration::from_millis(100))).expect("set a timeout");
         let ifindex = bed.host.ifindex(DEVICE);
         match ip(group) {
