@@ -77,7 +77,7 @@ impl Way {
                 afnet::sink(daemon.as_ref().context("a daemon")?, 0..members, Some(GROUP))?
             }
             Self::Bridge => {
-                (daemon, containers) = (None, bridged(&bed, members)?);
+                (daemon, containers) = (None, bridged(&bed, members));
                 let mut command = bed.host.command(env::current_exe()?);
                 command.args(["sink", "members", &PORT.to_string(), &GROUP.to_string()]);
                 Sink::spawn(command.args(containers.iter().map(Netns::name)))?
@@ -121,7 +121,7 @@ pub fn run(bench: &Bench, members: &[u32]) -> Findings {
 }
 
 /// Namespaces whose devices are ports of a bridge, as the bed's device is.
-fn bridged(bed: &Bed, members: u32) -> Result<Vec<Netns>> {
+fn bridged(bed: &Bed, members: u32) -> Vec<Netns> {
     let host = &bed.host;
     host.ip("link add br0 type bridge");
     host.ip(&format!("link set {DEVICE} master br0 up"));
@@ -133,7 +133,7 @@ fn bridged(bed: &Bed, members: u32) -> Result<Vec<Netns>> {
             host.ip(&format!("link set v{i} master br0 up"));
             container.ip(&format!("addr add {}/16 dev eth0", address(i)));
             container.ip("link set eth0 up");
-            Ok(container)
+            container
         })
         .collect()
 }

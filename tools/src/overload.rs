@@ -2,7 +2,12 @@
 
 use std::{net::Ipv4Addr, time::Duration};
 
-use afnet_tests::{afnetd::Afnetd, bed::Bed, netns::Netns, veth::Veth};
+use afnet_tests::{
+    afnetd::Afnetd,
+    bed::{Bed, DEVICE},
+    netns::Netns,
+    veth::Veth,
+};
 use anyhow::{Context as _, Result};
 
 use crate::{
@@ -42,7 +47,7 @@ fn measure(subject: Subject, time: Duration) -> Result<Vec<f64>> {
     let (mut victim, mut flooded): (Sink, Sink);
     let macs = if let Subject::Afnet(_) = subject {
         containers = Vec::new();
-        know_the_peer(&bed, &bed.host, "dev0")?;
+        know_the_peer(&bed, &bed.host, DEVICE);
         daemon = Some(afnet::start(&bed, FIRST, 2, Wake::Adaptive)?);
         let daemon = daemon.as_ref().context("a daemon")?;
         victim = afnet::echo(daemon, 0, Wake::Adaptive)?;
@@ -51,7 +56,7 @@ fn measure(subject: Subject, time: Duration) -> Result<Vec<f64>> {
     } else {
         daemon = None;
         containers =
-            (0..2).map(|i| subject.container(&bed, i)?.context("a namespace")).collect::<Result<_>>()?;
+            (0..2).map(|i| subject.container(&bed, i).context("a namespace")).collect::<Result<_>>()?;
         victim = kernel_sink(&containers[0], Task::Echo(Wake::Adaptive))?;
         flooded = kernel_sink(&containers[1], Task::Count)?;
         [containers[0].mac("eth0"), containers[1].mac("eth0")]

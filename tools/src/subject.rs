@@ -142,7 +142,7 @@ impl Subject {
         let (mut daemon, mut container, mut mac) = (None, None, bed.device_mac());
         let sink = match self {
             Self::Afnet(compartments) => {
-                know_the_peer(bed, &bed.host, DEVICE)?;
+                know_the_peer(bed, &bed.host, DEVICE);
                 let daemon = daemon.insert(afnet::start(bed, FIRST, compartments, wake)?);
                 match task {
                     Task::Count => afnet::sink(daemon, 0..compartments, None)?,
@@ -154,7 +154,7 @@ impl Subject {
                 dpdk::start(&bed.host, DEVICE, mode)?
             }
             _ => {
-                let home = match self.container(bed, 0)? {
+                let home = match self.container(bed, 0) {
                     Some(inside) => container.insert(inside),
                     None => &bed.host,
                 };
@@ -197,15 +197,12 @@ impl Subject {
 
     /// The i-th container of a kernel-path peer with its address and its way to the bed's peer: a namespace, connected
     /// to the bed's device, with `eth0` in it; none: the host itself.
-    ///
-    /// # Errors
-    /// If its neighbour cannot be set.
-    pub fn container(self, bed: &Bed, i: u32) -> Result<Option<Netns>> {
+    pub fn container(self, bed: &Bed, i: u32) -> Option<Netns> {
         let (host, address) = (&bed.host, Ipv4Addr::from(u32::from(FIRST) + i));
         if self == Self::HostSocket {
             host.ip(&format!("addr add {address}/16 dev {DEVICE}"));
-            know_the_peer(bed, host, DEVICE)?;
-            return Ok(None);
+            know_the_peer(bed, host, DEVICE);
+            return None;
         }
         let container = Netns::new("tenant");
         let inside = container.name();
@@ -230,7 +227,7 @@ impl Subject {
                 }
                 host.sysctl("ipv4/ip_forward", "1");
                 host.ip(&format!("route replace 10.77.255.0/24 dev {DEVICE}"));
-                know_the_peer(bed, host, DEVICE)?;
+                know_the_peer(bed, host, DEVICE);
             }
             _ => {
                 host.ip(&format!("link add eth0 link {DEVICE} netns {inside} type macvlan mode bridge"));
@@ -242,23 +239,19 @@ impl Subject {
             let mac = mac_text(host.mac(&format!("veth{i}")));
             container.ip(&format!("neigh replace {SOURCE} lladdr {mac} dev eth0 nud permanent"));
         } else {
-            know_the_peer(bed, &container, "eth0")?;
+            know_the_peer(bed, &container, "eth0");
         }
-        Ok(Some(container))
+        Some(container)
     }
 }
 
 /// Where frames come from, so that answers need not ask.
-///
-/// # Errors
-/// None.
-pub fn know_the_peer(bed: &Bed, ns: &Netns, device: &str) -> Result<()> {
+pub fn know_the_peer(bed: &Bed, ns: &Netns, device: &str) {
     if ns.name() == bed.host.name() && !ns.ip("route").contains("10.77.") {
         ns.ip(&format!("route add 10.77.255.0/24 dev {device}"));
     }
     let mac = mac_text(bed.peer_mac());
     ns.ip(&format!("neigh replace {SOURCE} lladdr {mac} dev {device} nud permanent"));
-    Ok(())
 }
 
 /// As commands take it.
