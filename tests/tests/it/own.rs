@@ -17,7 +17,9 @@ use afnet_tests::{
 };
 use rustix::net::{AddressFamily, SendFlags, SocketType, ipproto, sendto, socket};
 
-use crate::groups::{FAMILIES, await_forgotten, await_known, ip, known, membership, snoop, start};
+use crate::groups::{
+    FAMILIES, await_forgotten, await_known, await_queriers, ip, known, membership, snoop, start,
+};
 
 const PORT: u16 = 5000;
 /// Longer than between a report and its repetition (RFC 3376 8.11).
@@ -118,14 +120,7 @@ fn a_querier_learns_the_filters_of_sockets_and_endpoints() {
         let early = FAMILIES.map(|(group, source)| HostSocket::join(&bed, group, &[source]));
         let (mut daemon, mut a) = one_compartment(&bed, "own");
         // A snooper of old versions takes anything but an empty filter for a join, so it must be known what it is.
-        wait::until_true("both queriers to be heard", || {
-            let realms = daemon.json("maddr");
-            let heard = [("igmp", versions.0), ("mld", versions.1)].map(|(protocol, version)| {
-                let is_it = |r: &serde_json::Value| r["protocol"] == protocol && r["version"] == version;
-                realms.as_array().is_some_and(|all| all.iter().any(|r| is_it(r) && !r["querier"].is_null()))
-            });
-            heard == [true; 2]
-        });
+        await_queriers(&daemon, versions);
         for ((group, source), socket) in FAMILIES.into_iter().zip(early) {
             // Joined before the start; its filter is known when the kernel has answered a query.
             expect(group, "include", &[source]);
