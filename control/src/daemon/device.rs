@@ -24,6 +24,9 @@ use crate::system::lock::DeviceLock;
 /// accept frames of several buffers.
 const SINGLE_BUFFER_MTU: u32 = 3498;
 
+/// A mode's name.
+const ZERO_COPY: &str = "zero-copy";
+
 /// A device of the configuration.
 #[derive(Debug)]
 pub struct Device {
@@ -53,6 +56,11 @@ impl Live {
     /// MAC address; checked when the device was found.
     pub fn mac(&self) -> [u8; 6] {
         self.link.mac.unwrap_or_default()
+    }
+
+    /// Whether it sends without a copy.
+    pub fn is_zero_copy(&self) -> bool {
+        self.mode == ZERO_COPY
     }
 }
 
@@ -142,7 +150,7 @@ impl Live {
         self.refused.extend(report.refused.iter().map(|(mode, why)| format!("{mode}: {why}")));
         if self.mode.is_empty() {
             self.mode = match report.mode {
-                QueueMode::ZeroCopy => "zero-copy",
+                QueueMode::ZeroCopy => ZERO_COPY,
                 QueueMode::Copy => "copy",
             };
         }

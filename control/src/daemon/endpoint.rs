@@ -117,6 +117,7 @@ impl Core {
             workers: u32::try_from(self.dataplane.workers()).unwrap_or(u32::MAX),
             rx_len: rx_len as u64,
             tx_len: tx_len as u64,
+            copied: self.devices.iter().filter_map(|d| d.live.as_ref()).any(|live| !live.is_zero_copy()),
         };
         let fds = [made.memfd, made.wake].into_iter().chain(made.doorbells).collect();
         Ok(Outcome { answer, fds })

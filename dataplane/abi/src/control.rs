@@ -376,6 +376,8 @@ pub enum Answer {
         tx_len: u64,
         /// The compartment's addresses as they are now.
         addresses: Vec<Address>,
+        /// Some device copies what is sent: its mode is not zero-copy.
+        copied: bool,
     },
     /// To [`Request::Claim`].
     Claimed {

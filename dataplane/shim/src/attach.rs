@@ -46,6 +46,9 @@ const LARGEST_RING: usize = 4 << 20;
 /// The shim's own descriptors have numbers from here on, out of the program's way, if it may have so many.
 const OWN_FROM: u64 = 4096;
 
+/// What is said of a socket that is left to the kernel for sending.
+const BUNDLES: &str = "sends bundles (UDP_SEGMENT) by the kernel: the device copies";
+
 /// Looks in vain, without a datagram in between, after which a program is taken for one that polls without a pause.
 const VAIN: u32 = 1000;
 
@@ -160,7 +163,7 @@ fn enter(fd: i32, socket: &Use, local: Name, peer: Option<Name>) -> Result<(), E
     let tx_len = Some(ring_len(options::number(fd, libc::SOL_SOCKET, libc::SO_SNDBUF)));
     let session = Session::attach(connect()?, &AttachOptions { rx_len, tx_len, ..AttachOptions::default() })?;
     let shared = socket.shared();
-    let Session { mut connection, wake, rx, tx, .. } = session;
+    let Session { mut connection, wake, rx, tx, copied, .. } = session;
     let claim = claim_of(fd, &local);
     // SAFETY: the program's descriptor, which the call under way uses.
     let proof = unsafe { BorrowedFd::borrow_raw(fd) };
@@ -177,7 +180,7 @@ fn enter(fd: i32, socket: &Use, local: Name, peer: Option<Name>) -> Result<(), E
         put(place, doorbell)?;
     }
     options::load(fd, shared);
-    shared.install(ends, Names { local, peer });
+    shared.install(ends, Names { local, peer }, copied);
     if settings::loopback() && (is_unspecified(&local.ip) || is_loopback(&local.ip)) {
         shared.listens.store(local.port, Ordering::Relaxed);
         table::listens(local.port, true);
@@ -279,6 +282,19 @@ fn follow(fd: i32, shared: &Shared, group: &Ip) {
         Ok(_) => {}
         Err(e) => say(Level::Debug, format_args!("socket {fd}: {} by the kernel: {e}", ip(group))),
     }
+}
+
+/// The kernel sends from now on, or the rings do again: see [`crate::bundles`].
+#[cold]
+pub(crate) fn bundles(fd: i32, shared: &Shared, by_kernel: bool) {
+    quietly(|| {
+        let (note, what) = match by_kernel {
+            true => (BUNDLES, BUNDLES),
+            false => ("", "sends by the rings again"),
+        };
+        say(Level::Info, format_args!("socket {fd}: {what}"));
+        let _ = call(shared, &Request::Note { text: note.to_owned() }, &[]);
+    });
 }
 
 /// A request over a connection that is kept as a number.

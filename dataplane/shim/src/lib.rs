@@ -36,6 +36,7 @@
 
 mod address;
 mod attach;
+mod bundles;
 mod errors;
 mod groups;
 mod hooks;

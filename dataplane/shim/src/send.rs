@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   name, control messages -> which way (known) -> a record in a TX ring -> publish, doorbell
-//!                                   \-> the kernel: multicast, broadcast, loopback, whatever it has to refuse
+//!                                   \-> the kernel: multicast, broadcast, loopback, whatever it has to refuse,
+//!                                       sockets of bundles (bundles.rs)
 //! ```
 //!
 //! A ring that stays full sends a datagram of a program that does not wait through the kernel: nothing is lost, and
@@ -10,7 +11,7 @@
 
 use core::{
     ffi::{c_int, c_void},
-    mem::MaybeUninit,
+    mem::{self, MaybeUninit},
     ptr,
     sync::atomic::Ordering,
 };
@@ -71,7 +72,11 @@ pub(crate) unsafe fn send(socket: &Use, fd: c_int, message: &msghdr, flags: c_in
     if let Sent::Bytes(_) = sent {
         publish(shared, &mut tx);
     }
+    let news = tx.bundles.news();
     drop(tx);
+    if let Some(by_kernel) = news {
+        attach::bundles(fd, shared, by_kernel);
+    }
     finish(sent)
 }
 
@@ -141,7 +146,11 @@ pub(crate) unsafe fn send_many(
             done += 1;
         }
         publish(shared, &mut tx);
+        let news = tx.bundles.news();
         drop(tx);
+        if let Some(by_kernel) = news {
+            attach::bundles(fd, shared, by_kernel);
+        }
         if kernel {
             // SAFETY: `count` of them are there.
             let entry = unsafe { &mut *messages.add(done as usize) };
@@ -259,6 +268,9 @@ unsafe fn queue(shared: &Shared, tx: &mut Tx<'_>, message: &msghdr, flags: c_int
     if len > MOST || pieces > MOST_SEGMENTS || parts.iter().any(bad) {
         return Sent::Kernel;
     }
+    if tx.bundles.concerns(pieces) && !is_loopback(&to.ip) && is_for_kernel(shared, tx, pieces) {
+        return Sent::Kernel;
+    }
     if four && wanted & wants::SIX_ONLY != 0 {
         return Sent::Kernel;
     }
@@ -288,6 +300,24 @@ unsafe fn queue(shared: &Shared, tx: &mut Tx<'_>, message: &msghdr, flags: c_int
     };
     // SAFETY: the caller's promise.
     unsafe { put(shared, tx, &record, parts, len, flags) }
+}
+
+/// Whether the kernel is to send something of so many segments, and nothing that was sent before is under way.
+#[cold]
+fn is_for_kernel(shared: &Shared, tx: &mut Tx<'_>, segments: usize) -> bool {
+    let mut bundles = mem::take(&mut tx.bundles);
+    let by_kernel = bundles.weigh(segments, || {
+        publish(shared, tx);
+        (0..PATIENCE).any(|_| {
+            let drained = tx.rings().iter_mut().all(Producer::drained);
+            if !drained {
+                thread::yield_now();
+            }
+            drained
+        })
+    });
+    tx.bundles = bundles;
+    by_kernel
 }
 
 /// Sends what the rings hold on to the kernel's socket, when the workers have said that nothing more comes.

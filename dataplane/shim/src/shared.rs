@@ -21,6 +21,7 @@ use afnet_ring::{Consumer, Producer};
 
 use crate::{
     address::Name,
+    bundles::Bundles,
     errors::Errors,
     groups::Groups,
     known::Known,
@@ -142,6 +143,7 @@ pub(crate) struct Sending {
     workers: usize,
     pub(crate) known: Known,
     pub(crate) groups: Groups,
+    pub(crate) bundles: Bundles,
 }
 
 impl Receiving {
@@ -324,14 +326,16 @@ impl Shared {
         self.lock_tx().names()
     }
 
-    /// Puts ring ends in, and where the socket is; those of a daemon that has gone are dropped.
-    pub(crate) fn install(&self, ends: Vec<(Consumer, Producer)>, names: Names) {
+    /// Puts ring ends in, and where the socket is; those of a daemon that has gone are dropped. `copied`: a device copies
+    /// what it sends.
+    pub(crate) fn install(&self, ends: Vec<(Consumer, Producer)>, names: Names, copied: bool) {
         let mut rx = self.lock_rx();
         let mut tx = self.lock_tx();
         // SAFETY: both locks are held.
         unsafe { self.names.get().write(names) };
         self.connected.store(names.peer.is_some(), Ordering::Relaxed);
         drop_ends(&mut rx, &mut tx);
+        tx.bundles = Bundles::new(copied);
         for (i, (consumer, producer)) in ends.into_iter().take(MAX_WORKERS).enumerate() {
             if let (Some(a), Some(b)) = (rx.consumers.get_mut(i), tx.producers.get_mut(i)) {
                 a.write(consumer);

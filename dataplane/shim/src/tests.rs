@@ -41,7 +41,7 @@ impl Rig {
         let (producer, tx) = pair(1 << 18);
         let shared = usage.shared();
         let local = Name { ip: [0; 16], port: 53, scope: 0 };
-        shared.install(vec![(consumer, producer)], Names { local, peer: None });
+        shared.install(vec![(consumer, producer)], Names { local, peer: None }, true);
         let (daemon, connection) = UnixStream::pair().unwrap();
         shared.connection.store(connection.into_raw_fd(), core::sync::atomic::Ordering::Relaxed);
         shared.state.store(state::FAST, core::sync::atomic::Ordering::Release);

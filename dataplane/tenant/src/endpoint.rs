@@ -151,7 +151,7 @@ impl Endpoint {
     /// Takes a session over in place of the last one.
     fn install(&mut self, session: Session) -> Result<(), Error> {
         use epoll::{EventData, EventFlags};
-        let Session { connection, id, name, addresses, wake, rx, tx } = session;
+        let Session { connection, id, name, addresses, wake, rx, tx, .. } = session;
         epoll::add(&self.epoll, &wake, EventData::new_u64(WAKE), EventFlags::IN)?;
         epoll::add(&self.epoll, &connection, EventData::new_u64(CONNECTION), EventFlags::RDHUP)?;
         self.run = connection.run;

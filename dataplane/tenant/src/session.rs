@@ -38,6 +38,8 @@ pub struct Session {
     pub name: String,
     /// Addresses of the compartment as they were then.
     pub addresses: Vec<Address>,
+    /// Some device copies what is sent.
+    pub copied: bool,
     /// Eventfd that the workers ring. Non-blocking.
     pub wake: OwnedFd,
     /// RX ring of each worker.
@@ -63,7 +65,8 @@ impl Session {
         let AttachOptions { kind, rx_len, tx_len, .. } = *options;
         let request = Request::Attach { kind, name: options.compartment.clone(), rx_len, tx_len };
         let (answer, fds) = connection.call(&request, &[])?;
-        let Answer::Attached { endpoint: id, name, workers, rx_len, tx_len, addresses } = answer else {
+        let Answer::Attached { endpoint: id, name, workers, rx_len, tx_len, addresses, copied } = answer
+        else {
             return Err(unexpected(&answer));
         };
         let word = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
@@ -102,6 +105,6 @@ impl Session {
             rx.push(Rx { consumer, unreleased: 0 });
             tx.push(Tx { producer, doorbell, pending: 0 });
         }
-        Ok(Self { connection, id, name, addresses, wake, rx, tx })
+        Ok(Self { connection, id, name, addresses, copied, wake, rx, tx })
     }
 }

@@ -14,6 +14,7 @@
 //! what the oracle answers.
 
 mod accepted;
+mod bundles;
 mod cases;
 mod fuzz;
 mod life;

@@ -172,6 +172,7 @@ pub fn attached(workers: u32) -> Vec<u8> {
         rx_len: len,
         tx_len: len,
         addresses: Vec::new(),
+        copied: true,
     }))
 }
 
@@ -259,6 +260,7 @@ fn converse(stream: &UnixStream, run: u64, config: &Config, serve: &Sender<Serve
                     rx_len: layout.rx_len as u64,
                     tx_len: layout.tx_len as u64,
                     addresses: addresses(),
+                    copied: true,
                 });
                 let served = Served {
                     rings: (0..config.workers).map(|w| mapping.worker_side(w).unwrap()).collect(),
