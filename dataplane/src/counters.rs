@@ -5,6 +5,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use afnet_ring::prefetch;
+
 use crate::net::{Drop, net_drops};
 
 macro_rules! counters {
@@ -118,6 +120,12 @@ impl Counters {
     #[inline]
     pub(crate) fn inc(&self, counter: Counter) {
         self.add(counter, 1);
+    }
+
+    /// Asks for the line of the first ones, those of received packets.
+    #[inline]
+    pub(crate) fn prefetch(&self) {
+        prefetch(self.0.as_ptr().cast());
     }
 
     /// Adds all values to `sum`, which has [`Counter::COUNT`] elements.

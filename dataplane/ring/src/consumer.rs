@@ -93,7 +93,15 @@ impl Consumer {
         }
         self.words.announce(self.tail);
         self.released = self.tail;
+        crate::fence();
         self.words.must_ring()
+    }
+
+    /// Asks for the cache lines that the next record and its release touch. A hint.
+    #[inline]
+    pub fn prefetch(&self) {
+        self.area.prefetch(self.tail);
+        self.words.prefetch();
     }
 
     /// Bytes of records (pads included) known to be waiting; reads the producer's position if none are.

@@ -13,7 +13,10 @@
 
 use core::ptr::NonNull;
 
-use crate::sync::{AtomicU32, AtomicU64, Ordering, RingControl, fence};
+use crate::{
+    memory::prefetch,
+    sync::{AtomicU32, AtomicU64, Ordering, RingControl, fence},
+};
 
 /// Which end of the ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,15 +81,22 @@ impl Words {
         unsafe { self.peer_position.as_ref() }.load(Ordering::Acquire)
     }
 
-    /// After [`Self::announce`]: whether the peer sleeps and has not been rung for this sleep. Counts as rung.
+    /// After [`Self::announce`] and a full fence: whether the peer sleeps and has not been rung for this sleep. Counts
+    /// as rung.
     #[inline]
     pub(crate) fn must_ring(&mut self) -> bool {
-        fence(Ordering::SeqCst);
         // SAFETY: points to an atomic in a live region (`new`).
         let word = unsafe { self.peer_sleep.as_ref() }.load(Ordering::Relaxed);
         let news = word != self.seen;
         self.seen = word;
         news && word & 1 == 1
+    }
+
+    /// Asks for both ends' lines.
+    #[inline]
+    pub(crate) fn prefetch(&self) {
+        prefetch(self.own_position.as_ptr().cast());
+        prefetch(self.peer_sleep.as_ptr().cast());
     }
 
     /// Says that we sleep. The caller then looks at the ring once more, before it does.

@@ -48,6 +48,13 @@ mod violation;
 pub use consumer::{Consumer, Item, Payload};
 #[cfg(not(loom))]
 pub use mapping::{Layout, Mapping, OpenError};
+pub use memory::prefetch;
 pub use plain::pair;
 pub use producer::{Producer, Reserved};
 pub use violation::Violation;
+
+/// The full fence between [`Producer::announce`] and [`Producer::must_ring`].
+#[inline]
+pub fn fence() {
+    sync::fence(sync::Ordering::SeqCst);
+}

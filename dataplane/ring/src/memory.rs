@@ -15,6 +15,22 @@ use afnet_abi::shm::{RECORD_ALIGN, Record};
 
 use crate::sync::{RingControl, Tracker};
 
+/// Asks for the cache line at `at`, for reading, where another CPU has just written or nobody has been for long. A hint:
+/// never faults, whatever the address.
+#[inline(always)]
+pub fn prefetch(at: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a prefetch never faults; SSE is part of x86_64.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        let _ = at;
+    }
+}
+
 /// 64-bit words of a descriptor.
 const RECORD_WORDS: usize = size_of::<Record>() / size_of::<u64>();
 
@@ -122,6 +138,17 @@ impl Area {
     pub(crate) fn payload(&self, position: u64) -> NonNull<u8> {
         // SAFETY: the offset is a multiple of RECORD_ALIGN below `len`, so at least a descriptor fits behind it.
         unsafe { self.base.add(self.offset(position) + size_of::<Record>()) }
+    }
+
+    /// Asks for the lines of a descriptor at `position` and of what follows it.
+    #[inline]
+    pub(crate) fn prefetch(&self, position: u64) {
+        let at = self.offset(position);
+        // SAFETY: both lie in the area, or one past it; nothing is read.
+        unsafe {
+            prefetch(self.base.as_ptr().add(at));
+            prefetch(self.base.as_ptr().add(at + RECORD_ALIGN));
+        }
     }
 
     /// Private copy of the descriptor at `position`, a multiple of [`RECORD_ALIGN`]: each word is read once.

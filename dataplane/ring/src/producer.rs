@@ -78,12 +78,38 @@ impl Producer {
     #[inline]
     #[must_use = "a sleeping consumer waits for its doorbell"]
     pub fn publish(&mut self) -> bool {
+        if !self.announce() {
+            return false;
+        }
+        crate::fence();
+        self.must_ring()
+    }
+
+    /// [`Self::publish`] in parts, for many rings at once: announce all, then [`crate::fence`] once, then ask each that
+    /// had something new (`true`) whether it [must be rung](Self::must_ring).
+    #[inline]
+    #[must_use = "a sleeping consumer waits for its doorbell"]
+    pub fn announce(&mut self) -> bool {
         if self.head == self.published {
             return false;
         }
         self.words.announce(self.head);
         self.published = self.head;
+        true
+    }
+
+    /// See [`Self::announce`].
+    #[inline]
+    #[must_use = "a sleeping consumer waits for its doorbell"]
+    pub fn must_ring(&mut self) -> bool {
         self.words.must_ring()
+    }
+
+    /// Asks for the cache lines that the next record and its announcement touch. A hint.
+    #[inline]
+    pub fn prefetch(&self) {
+        self.area.prefetch(self.head);
+        self.words.prefetch();
     }
 
     /// Whether committed records wait for [`Self::publish`].

@@ -10,6 +10,8 @@
 //! [`crate::Dataplane::claim`] see to it). Equal ones make an entry, newest last: it serves, or, if it is shared, all
 //! shared ones do; the others are there for when it is gone.
 
+use afnet_ring::prefetch;
+
 use crate::{
     net::{Address, from_ip, is_v4},
     ports::{Families, PortClaim, Scope, Sharing},
@@ -187,6 +189,14 @@ impl ClaimTable {
             Place::Family { v4: true } => &mut self.four,
             Place::Family { v4: false } => &mut self.six,
             Place::Exact(_) => &mut self.exact,
+        }
+    }
+
+    /// Asks for the first claims.
+    #[inline]
+    pub(crate) fn prefetch(&self) {
+        for list in [&self.all, &self.four, &self.exact] {
+            prefetch(list.as_ptr().cast());
         }
     }
 

@@ -9,6 +9,7 @@ use std::{
 };
 
 use afnet_abi::shm::Record;
+use afnet_ring::prefetch;
 use crossbeam::channel::Sender;
 
 use super::{
@@ -98,6 +99,8 @@ pub(crate) struct Core {
     pub(crate) groups: Groups,
     /// Receiving halves by index.
     pub(crate) rx: Vec<Option<Box<RxHalf>>>,
+    /// By slot: the endpoint that had a datagram last. For prefetching only.
+    pub(crate) last: Vec<u32>,
     /// Endpoints with unpublished records.
     touched: Vec<u32>,
     pub(crate) counters: Arc<Counters>,
@@ -138,6 +141,7 @@ impl Core {
             delegated: Vec::new(),
             groups: Groups::default(),
             rx: Vec::new(),
+            last: vec![0; config.slots as usize],
             touched: Vec::with_capacity(1024),
             counters,
             reassembler: Reassembler::new(reassembly, HashKey::random()),
@@ -211,6 +215,32 @@ impl Core {
         self.delegated.retain(|s| *s != slot);
     }
 
+    /// What a datagram to a compartment will touch first, as far as the last one tells.
+    #[inline]
+    pub(crate) fn prefetch(&self, slot: u32) {
+        if let Some(slot) = self.slots.get(slot as usize).and_then(Option::as_deref) {
+            prefetch_lines(slot);
+        }
+        let index = self.last.get(slot as usize).copied().unwrap_or(0);
+        if let Some(half) = self.rx.get(index as usize).and_then(Option::as_deref) {
+            prefetch_lines(half);
+        }
+    }
+
+    /// And what these lead to.
+    #[inline]
+    pub(crate) fn prefetch_near(&self, slot: u32) {
+        let index = self.last.get(slot as usize).copied().unwrap_or(0);
+        if let Some(slot) = self.slot(slot) {
+            slot.counters.prefetch();
+            slot.claims.prefetch();
+        }
+        if let Some(half) = self.rx.get(index as usize).and_then(Option::as_deref) {
+            half.ring.prefetch();
+            half.counters.prefetch();
+        }
+    }
+
     /// Notes that the endpoint's RX ring has unpublished records.
     #[inline]
     pub(crate) fn touch(&mut self, index: u32) {
@@ -225,13 +255,25 @@ impl Core {
     /// Publishes what was written in this round and wakes tenants that sleep. Violations seen on the way are left to
     /// `violated`.
     pub(crate) fn publish(&mut self, mut violated: impl FnMut(u32)) {
+        // Two passes: one fence for all, whose price is that of all stores on their way.
+        self.touched.retain(|index| {
+            let Some(endpoint) = self.rx.get_mut(*index as usize).and_then(Option::as_deref_mut) else {
+                return false;
+            };
+            endpoint.touched = false;
+            endpoint.count_delivered();
+            // What is not new may be a violation.
+            endpoint.ring.announce() || endpoint.ring.violation().is_some()
+        });
+        if self.touched.is_empty() {
+            return;
+        }
+        afnet_ring::fence();
         for index in self.touched.drain(..) {
             let Some(endpoint) = self.rx.get_mut(index as usize).and_then(Option::as_deref_mut) else {
                 continue;
             };
-            endpoint.touched = false;
-            endpoint.count_delivered();
-            if endpoint.ring.publish() {
+            if endpoint.ring.must_ring() {
                 ring(&endpoint.wake);
                 endpoint.counters.inc(Counter::Doorbells);
                 self.counters.inc(Counter::Doorbells);
@@ -240,6 +282,15 @@ impl Core {
                 violated(index);
             }
         }
+    }
+}
+
+/// Asks for all lines of a value.
+#[inline]
+fn prefetch_lines<T>(value: &T) {
+    let first = std::ptr::from_ref(value).cast::<u8>();
+    for offset in (0..size_of::<T>()).step_by(64) {
+        prefetch(first.wrapping_add(offset));
     }
 }
 

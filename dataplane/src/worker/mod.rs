@@ -94,11 +94,6 @@ const TX_LINGER: u64 = 1_000_000;
 const POLL_EVERY_IDLE: u32 = 16;
 const POLL_EVERY_BUSY: u32 = 64;
 
-/// A worker that has been awake for this long, in nanoseconds, has busy sockets no longer watched: a watched socket costs
-/// the CPU that fills it a call of the poller for each batch. Watching again costs a system call for each socket
-/// before the next sleep, so it must not happen often.
-const AWAKE: u64 = 100_000_000;
-
 /// Between two sweeps over everything that could have been missed, and looks at timers, in nanoseconds.
 const SWEEP: u64 = 100_000_000;
 
@@ -139,7 +134,6 @@ pub(crate) fn spawn(
         wake: config.wake,
         queues_made: 0,
         last_work: 0,
-        awake_since: 0,
         next_sweep: 0,
         rounds: 0,
         stopped: false,
@@ -176,8 +170,6 @@ struct Worker {
     /// Number for the next queue's token.
     queues_made: usize,
     last_work: u64,
-    /// When it woke up last.
-    awake_since: u64,
     next_sweep: u64,
     rounds: u32,
     stopped: bool,
@@ -185,8 +177,8 @@ struct Worker {
 
 impl Worker {
     fn run(&mut self) {
+        self.core.tick();
         while !self.stopped {
-            self.core.tick();
             if !self.requests.is_empty() {
                 self.apply();
             }
@@ -195,6 +187,8 @@ impl Worker {
             if self.core.now >= self.next_sweep {
                 self.sweep();
             }
+            // After the round: a long one is no time without work.
+            self.core.tick();
             if worked {
                 self.last_work = self.core.now;
                 if self.rounds.is_multiple_of(POLL_EVERY_BUSY) {
@@ -202,6 +196,7 @@ impl Worker {
                 }
             } else {
                 self.idle();
+                self.core.tick();
             }
         }
     }
@@ -302,7 +297,6 @@ impl Worker {
             self.poll(Some(NAP));
             self.core.tick();
             self.last_work = self.core.now;
-            self.awake_since = self.core.now;
         }
     }
 
@@ -338,7 +332,7 @@ impl Worker {
                     use std::os::fd::AsFd;
                     let source = Source::Member { queue: token, slot };
                     // Refused only for want of memory; the sweep serves the socket then.
-                    member.armed = self.poller.watch(member.socket.as_fd(), source).is_ok();
+                    member.set_armed(self.poller.watch(member.socket.as_fd(), source).is_ok());
                 }
             }
             queue.collect(self.core.now);

@@ -15,7 +15,7 @@ use std::os::fd::AsFd;
 use afnet_abi::shm::{Record, flags, kind};
 
 use super::{
-    AWAKE, Worker,
+    Worker,
     copy::write_summed,
     core::Core,
     groups,
@@ -47,6 +47,12 @@ const ROUND: usize = 4 * BATCH;
 /// the time that a line takes from another CPU's cache.
 const AHEAD: usize = 4;
 
+/// Compartments whose frames are taken together, so that what they touch can be prefetched.
+const VISITS: usize = 32;
+
+/// Of these, how many ahead the lines of rings are asked for; what leads to them has been asked for before.
+const VISITS_AHEAD: usize = 3;
+
 /// Where a packet comes from and whom it is for.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Origin {
@@ -75,10 +81,10 @@ pub(super) enum Fate {
 impl Worker {
     /// Takes what has been received. Whether there was anything.
     pub(super) fn receive(&mut self) -> bool {
-        let Self { core, devices, hosts, poller, awake_since, .. } = self;
-        let long_awake = core.now.saturating_sub(*awake_since) > AWAKE;
+        let Self { core, devices, hosts, poller, .. } = self;
         let mut worked = false;
-        let mut descs = [RxDesc::default(); BATCH];
+        let mut descs = [RxDesc::default(); 2 * BATCH];
+        let mut visits = [(0, 0); VISITS];
         for queue in devices.iter_mut() {
             if queue.busy_poll {
                 // What it cannot do shows at the next flush.
@@ -86,26 +92,32 @@ impl Worker {
             }
             queue.collect(core.now);
             let mut left = ROUND;
-            while left > 0
-                && let Some((slot, n)) = queue.visit(&mut descs, core.now)
-            {
-                left = left.saturating_sub(n.max(1));
-                if n > 0 {
+            let mut more = true;
+            while more {
+                let (count, goes_on) = gather(core, queue, &mut visits, &mut descs, &mut left);
+                more = goes_on;
+                let visits = visits.get(..count).unwrap_or_default();
+                let mut rest = &descs[..];
+                for (at, (slot, n)) in visits.iter().enumerate() {
                     worked = true;
-                    let descs = descs.get(..n).unwrap_or_default();
-                    device_batch(core, queue, hosts.first_mut(), slot, descs);
-                    if long_awake && let Some(socket) = queue.disarm(slot) {
+                    if let Some((next, _)) = visits.get(at + VISITS_AHEAD) {
+                        core.prefetch_near(*next);
+                    }
+                    let (descs, later) = rest.split_at_checked(*n).unwrap_or_default();
+                    rest = later;
+                    device_batch(core, queue, hosts.first_mut(), *slot, descs);
+                    if let Some(socket) = queue.disarm(*slot) {
                         poller.unwatch(socket.as_fd());
                     }
                 }
             }
             if !queue.retired.is_empty() {
-                worked |= retired(core, queue, hosts.first_mut(), &mut descs);
+                worked |= retired(core, queue, hosts.first_mut(), &mut descs[..BATCH]);
             }
         }
         for queue in hosts.iter_mut() {
             if queue.anchor_active {
-                let n = queue.anchor.receive(&mut descs);
+                let n = queue.anchor.receive(&mut descs[..BATCH]);
                 queue.anchor_active = n > 0;
                 worked |= n > 0;
                 host_batch(core, queue, descs.get(..n).unwrap_or_default());
@@ -115,8 +127,39 @@ impl Worker {
     }
 }
 
+/// Visits compartments until there is a batch of frames: who had how many, which stand in `descs` one after the other.
+/// Whether to go on after them.
+#[inline]
+fn gather(
+    core: &Core,
+    queue: &mut Queue,
+    visits: &mut [(u32, usize); VISITS],
+    descs: &mut [RxDesc; 2 * BATCH],
+    left: &mut usize,
+) -> (usize, bool) {
+    let (mut count, mut frames) = (0, 0);
+    while *left > 0
+        && frames <= BATCH
+        && let Some(place) = visits.get_mut(count)
+        // A whole batch fits, so packets in several frames do, too.
+        && let Some(out) = descs.get_mut(frames..frames + BATCH)
+    {
+        let Some((slot, n)) = queue.visit(out, core.now) else { return (count, false) };
+        *left = left.saturating_sub(n.max(1));
+        if n > 0 {
+            let umem = queue.anchor.umem_mut();
+            out.iter().take(n.min(AHEAD)).for_each(|desc| umem.prefetch(desc));
+            core.prefetch(slot);
+            *place = (slot, n);
+            count += 1;
+            frames += n;
+        }
+    }
+    (count, *left > 0)
+}
+
 /// Sockets on their way out still get their packets delivered.
-fn retired(core: &mut Core, queue: &mut Queue, mut host: Host<'_>, descs: &mut [RxDesc; BATCH]) -> bool {
+fn retired(core: &mut Core, queue: &mut Queue, mut host: Host<'_>, descs: &mut [RxDesc]) -> bool {
     let mut worked = false;
     for at in 0..queue.retired.len() {
         let Some((slot, socket)) = queue.retired.get_mut(at) else { break };
@@ -285,6 +328,9 @@ fn datagram(core: &mut Core, bytes: &[u8], packet: &Packet, origin: Origin) -> F
     }
     if half.leaving {
         return Fate::Unclaimed;
+    }
+    if let Some(last) = core.last.get_mut(origin.slot as usize) {
+        *last = index;
     }
     let Some(mut room) = half.ring.reserve(payload.len()) else {
         half.count(Counter::RxRingFull, 1);

@@ -22,7 +22,6 @@
 
 mod anchor;
 mod bind;
-mod prefetch;
 mod rx_ring;
 mod rx_socket;
 mod umem;

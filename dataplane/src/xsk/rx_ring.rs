@@ -13,6 +13,7 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
+use afnet_ring::prefetch;
 use rustix::{
     io::Errno,
     mm::{MapFlags, ProtFlags, mmap, munmap},
@@ -123,6 +124,14 @@ impl RxRing {
             self.consumer().store(self.position, Ordering::Release);
         }
         (n as usize, bytes)
+    }
+
+    /// Asks for the lines that [`Self::take`] reads.
+    #[inline]
+    pub(super) fn prefetch(&self) {
+        prefetch(self.producer.as_ptr().cast_const().cast());
+        let entry = (self.position & self.mask) as usize;
+        prefetch(self.descs.as_ptr().wrapping_add(entry).cast_const().cast());
     }
 
     /// Whether the kernel has put something in. One load of a shared line.

@@ -53,6 +53,12 @@ impl RxSocket {
         self.ring.take(out, budget)
     }
 
+    /// Asks for what [`Self::receive`] reads.
+    #[inline]
+    pub(crate) fn prefetch(&self) {
+        self.ring.prefetch();
+    }
+
     /// Whether nothing waits.
     pub(crate) fn is_empty(&self) -> bool {
         self.ring.is_empty()

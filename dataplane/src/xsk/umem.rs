@@ -231,7 +231,7 @@ impl Umem {
         if at < self.places.len() << self.shift {
             // SAFETY: within the mapping (just checked), which is never unmapped while `self` lives. The address
             // alone is used, no byte is read.
-            super::prefetch::prefetch(unsafe { self.base.as_ptr().add(at) });
+            afnet_ring::prefetch(unsafe { self.base.as_ptr().add(at) });
         }
     }
 
