@@ -129,6 +129,20 @@ fn a_sleeping_consumer_is_rung_once() {
 }
 
 #[test]
+fn many_rings_are_published_with_one_fence() {
+    let mut rings: Vec<_> = (0..3).map(|_| pair(256)).collect();
+    assert!(rings[1].1.sleep() && rings[2].1.sleep());
+    rings.iter_mut().take(2).for_each(|(producer, _)| assert!(send(producer, b"a")));
+    let news: Vec<bool> = rings.iter_mut().map(|(producer, _)| producer.announce()).collect();
+    assert_eq!(news, [true, true, false]);
+    assert_eq!(receive(&mut rings[0].1).unwrap(), b"a", "visible before the fence");
+    afnet_ring::fence();
+    let (awake, asleep) = (rings[0].0.must_ring(), rings[1].0.must_ring());
+    assert!(!awake && asleep);
+    assert!(!rings[1].0.must_ring(), "rung already");
+}
+
+#[test]
 fn a_producer_that_waits_for_room_is_rung_once() {
     let (mut producer, mut consumer) = pair(256);
     while send(&mut producer, b"x") {}
