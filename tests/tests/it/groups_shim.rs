@@ -53,6 +53,15 @@ fn heard(output: &str) -> Vec<String> {
     lines.map(str::to_owned).collect()
 }
 
+/// Compartments in a group, as `afnet maddr` has them.
+fn members(daemon: &Afnetd<'_>, group: &str) -> Vec<String> {
+    let realms = daemon.json("maddr");
+    let groups = realms.as_array().into_iter().flatten().filter_map(|realm| realm["groups"].as_array());
+    let of_it = groups.flatten().filter(|g| g["address"] == group);
+    let members = of_it.filter_map(|g| g["members"].as_array()).flatten();
+    members.filter_map(|m| Some(m["name"].as_str()?.to_owned())).collect()
+}
+
 #[test]
 fn all_kinds_of_members_hear_everything_once() {
     let bed = Bed::new("kinds");
@@ -88,6 +97,7 @@ fn all_kinds_of_members_hear_everything_once() {
         let shim = member(command(&daemon, "shim", &[]));
         let plain = member(plain_command(&daemon, "plain"));
         wait::until_true("it is accelerated", || !fast_endpoints(&daemon, "shim").is_empty());
+        wait::until_true("all are shown", || members(&daemon, group) == ["library", "shim"]);
 
         let peer = bed.peer.enter(|| UdpSocket::bind(at(source, 0))).expect("bind");
         let mut lists: [Vec<String>; 4] = Default::default();
@@ -244,6 +254,7 @@ fn what_a_tenant_says_of_its_sockets_is_not_believed() {
     // A member, that leaves without a word: the host's program goes on to hear.
     inside.run("join(s, '239.1.2.3')");
     assert_eq!(follow("'239.1.2.3', s"), true);
+    assert_eq!(groups(), 1);
     inside.run("t.ask({'op': 'listen', 'group': '239.1.2.3', 'exclude': True})");
     assert_eq!(inside.run("t.ask({'op': 'listen', 'group': '239.1.2.3', 'exclude': True})"), "EEXIST");
     inside.run("s.setsockopt(0, socket.IP_DROP_MEMBERSHIP, socket.inet_aton('239.1.2.3') + struct.pack('=4xi', socket.if_nametoindex('dev0')))");

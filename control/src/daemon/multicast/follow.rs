@@ -14,7 +14,7 @@
 //! it has, and a tenant may leave when it likes: so one counts as no other member only if it has been in the group all the
 //! time while they were counted ([`Core::while_joined`]). Else somebody who has joined would miss what it is taken for.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
@@ -29,7 +29,9 @@ use rustix::net::sockopt::socket_cookie;
 use super::super::core::Core;
 use super::super::device::bpf;
 use super::listen::{Heard, MAX_SOURCES};
+use super::{Spoken, filter};
 use crate::error::Refused;
+use crate::multicast::Filter;
 use crate::registry::{Realm, Slot};
 use crate::system::membership::{self, Place};
 
@@ -117,6 +119,8 @@ impl Core {
             }
             self.check_quota(slot)?;
         }
+        // Queriers are heard from now on.
+        self.multicast.hosts(realm);
         let heard = Heard { sources, socket: Some(cookie) };
         // First, so that nothing comes twice.
         self.mark(cookie, ifindex, group, true)?;
@@ -161,6 +165,25 @@ impl Core {
         for (conn, place, cookie) in gone {
             self.unfollow(conn, place, cookie);
         }
+    }
+
+    /// What such sockets hear in a realm: whose they are and from whom, for those who look.
+    pub(super) fn heard_by_sockets<F: Spoken>(
+        &self,
+        realm: Realm,
+    ) -> BTreeMap<F::Address, Vec<(String, Filter<F::Address>)>> {
+        let mut groups: BTreeMap<F::Address, Vec<_>> = BTreeMap::new();
+        for endpoint in self.endpoints.values() {
+            let there =
+                endpoint.groups.iter().filter(|((of, _), heard)| *of == realm && heard.socket.is_some());
+            for ((_, group), heard) in there {
+                if let Some(group) = F::address(*group) {
+                    let member = (self.name(endpoint.slot), filter::<F>(&heard.sources));
+                    groups.entry(group).or_default().push(member);
+                }
+            }
+        }
+        groups
     }
 
     /// Counts, and tells how many sockets that are followed have been in each group all the time, and were at the last count.

@@ -31,7 +31,7 @@ mod kernel;
 mod listen;
 mod own;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
@@ -340,7 +340,11 @@ impl Core {
             // Nothing wanted, nothing left to say. Where the kernel is a member it may want something at any time, and
             // expects that queriers have been heard.
             let followed = self.multicast.own && realm.vlan == Vlan::NONE;
-            if !followed && self.multicast.realms.get(&realm).is_some_and(over) {
+            if !followed
+                && self.multicast.realms.get(&realm).is_some_and(over)
+                && self.heard_by_sockets::<Igmp>(realm).is_empty()
+                && self.heard_by_sockets::<Mld>(realm).is_empty()
+            {
                 self.multicast.realms.remove(&realm);
             }
         }
@@ -457,7 +461,8 @@ impl Core {
     fn shown<F: Spoken>(&self, realm: Realm) -> Option<RealmGroups> {
         let hosts = self.multicast.realms.get(&realm)?;
         let host = F::shown(hosts);
-        if host.groups().next().is_none() && host.querier().is_none() {
+        let sockets = self.heard_by_sockets::<F>(realm);
+        if host.groups().next().is_none() && host.querier().is_none() && sockets.is_empty() {
             return None;
         }
         let now = Instant::now();
@@ -473,19 +478,22 @@ impl Core {
             .collect();
         let (name, newest) = F::NAME;
         let sources = |filter: &Filter<F::Address>| filter.sources().iter().map(|s| (*s).into()).collect();
-        let groups = host.groups().map(|(group, filter)| {
-            let mut members: Vec<abi::Member> = host
-                .members(group)
-                .filter_map(|member| {
-                    let wanted = host.filter(member, group)?;
-                    Some(abi::Member {
-                        name: owners.get(&member)?.clone(),
-                        kernel: member == KERNEL,
-                        exclude: wanted.excludes(),
-                        sources: sources(wanted),
-                    })
-                })
-                .collect();
+        let all: BTreeSet<F::Address> =
+            host.groups().map(|(group, _)| group).chain(sockets.keys().copied()).collect();
+        let groups = all.into_iter().map(|group| {
+            let sockets = sockets.get(&group).map_or(&[][..], Vec::as_slice);
+            let own = host.members(group).filter_map(|member| {
+                Some((owners.get(&member)?.clone(), member == KERNEL, host.filter(member, group)?))
+            });
+            let theirs = sockets.iter().map(|(name, wanted)| (name.clone(), false, wanted));
+            let member = |(name, kernel, wanted): (String, bool, &Filter<F::Address>)| abi::Member {
+                name,
+                kernel,
+                exclude: wanted.excludes(),
+                sources: sources(wanted),
+            };
+            let mut members: Vec<abi::Member> = own.chain(theirs).map(member).collect();
+            let filter = Filter::merge(host.wanted(group).into_iter().chain(sockets.iter().map(|(_, f)| f)));
             members.sort_unstable_by(|a, b| {
                 (a.kernel, &a.name, a.exclude, &a.sources).cmp(&(b.kernel, &b.name, b.exclude, &b.sources))
             });
@@ -494,7 +502,7 @@ impl Core {
             Group {
                 address,
                 exclude: filter.excludes(),
-                sources: sources(filter),
+                sources: sources(&filter),
                 members,
                 kernel: ifindex.is_some_and(|i| self.multicast.kernel.has_others(i, address))
                     || host.filter(KERNEL, group).is_some(),
