@@ -42,6 +42,9 @@ const SURELY: Duration = Duration::from_millis(2);
 /// somebody else, which costs a copy of each datagram.
 const MOST_JOINED: usize = 128;
 
+/// Names of compartments, each with what a socket of theirs hears.
+type Hearers<A> = Vec<(String, Filter<A>)>;
+
 impl Core {
     /// What the socket behind a claim of a connection's endpoint hears in a group goes to the endpoint from now on, at each
     /// device. Refused: it comes to the socket.
@@ -171,8 +174,8 @@ impl Core {
     pub(super) fn heard_by_sockets<F: Spoken>(
         &self,
         realm: Realm,
-    ) -> BTreeMap<F::Address, Vec<(String, Filter<F::Address>)>> {
-        let mut groups: BTreeMap<F::Address, Vec<_>> = BTreeMap::new();
+    ) -> BTreeMap<F::Address, Hearers<F::Address>> {
+        let mut groups: BTreeMap<F::Address, Hearers<F::Address>> = BTreeMap::new();
         for endpoint in self.endpoints.values() {
             let there =
                 endpoint.groups.iter().filter(|((of, _), heard)| *of == realm && heard.socket.is_some());
