@@ -195,8 +195,10 @@ impl ClaimTable {
     /// Asks for the first claims.
     #[inline]
     pub(crate) fn prefetch(&self) {
-        for list in [&self.all, &self.four, &self.exact] {
-            prefetch(list.as_ptr().cast());
+        for first in
+            [&self.all, &self.four, &self.six, &self.exact].into_iter().filter_map(|list| list.first())
+        {
+            prefetch(std::ptr::from_ref(first).cast());
         }
     }
 

@@ -176,6 +176,10 @@ impl Core {
         realm: Realm,
     ) -> BTreeMap<F::Address, Hearers<F::Address>> {
         let mut groups: BTreeMap<F::Address, Hearers<F::Address>> = BTreeMap::new();
+        // They are sockets of the kernel, which knows no tags.
+        if realm.vlan != Vlan::NONE {
+            return groups;
+        }
         for endpoint in self.endpoints.values() {
             let there =
                 endpoint.groups.iter().filter(|((of, _), heard)| *of == realm && heard.socket.is_some());
